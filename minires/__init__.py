@@ -1,0 +1,51 @@
+"""MiniRes: residual networks from scratch, with every gradient written by hand.
+
+kernels      the mathematics: pure functions on arrays, forward and backward side by side
+Tensor       the engine: operators, backward()
+functional   the kernels bound to the graph, under PyTorch's names
+nn, optim, models, data, training        layers, updates, ResNets, images, whole runs
+"""
+
+from minires import data, functional, kernels, models, nn, optim
+from minires.backend import cuda_problem
+from minires.checkpoint import load, save
+from minires.functional import cat, matmul, maximum, minimum, stack, where
+from minires.graph import Node, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from minires.random import manual_seed
+from minires.tensor import Tensor, apply, from_numpy, ones, tensor, zeros
+from minires.values import float32, float64, int64
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Node",
+    "Tensor",
+    "apply",
+    "cat",
+    "cuda_problem",
+    "data",
+    "enable_grad",
+    "float32",
+    "float64",
+    "from_numpy",
+    "functional",
+    "int64",
+    "is_grad_enabled",
+    "kernels",
+    "load",
+    "manual_seed",
+    "matmul",
+    "maximum",
+    "minimum",
+    "models",
+    "nn",
+    "no_grad",
+    "ones",
+    "optim",
+    "save",
+    "set_grad_enabled",
+    "stack",
+    "tensor",
+    "where",
+    "zeros",
+]

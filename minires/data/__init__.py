@@ -1,0 +1,20 @@
+"""Images to train on."""
+
+from collections.abc import Callable
+
+from minires.data.digits import digits
+from minires.data.loader import ArrayDataset, DataLoader, DataSplit
+from minires.names import lookup
+
+DATASETS: dict[str, Callable[[], DataSplit]] = {"digits": digits}
+
+
+def load_data(name: str) -> DataSplit:
+    """A data set by name, split for training and test.
+
+    Errors: ValueError for an unknown name, with the nearest one.
+    """
+    return lookup(DATASETS, name, "data set")()
+
+
+__all__ = ["DATASETS", "ArrayDataset", "DataLoader", "DataSplit", "digits", "load_data"]

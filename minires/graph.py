@@ -1,0 +1,162 @@
+"""The memory of a computation: Nodes, the switch that records them, and the walk back through them.
+
+A Node knows the kernel's backward, the cache that its forward kept, and its parents. A parent is the Node that computed
+the input, the leaf Tensor that the input is, or None where no gradient is wanted. Holding Nodes and not Tensors lets
+the arrays in between go as soon as no cache needs them.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from minires.backend import Array
+
+if TYPE_CHECKING:
+    import weakref
+
+    from minires.tensor import Tensor
+
+PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class Mode(threading.local):
+    """Whether operations are recorded: one switch a thread."""
+
+    recording = True
+
+
+mode = Mode()
+
+
+def is_grad_enabled() -> bool:
+    """True unless inside no_grad()."""
+    return mode.recording
+
+
+class set_grad_enabled:
+    """Switches recording on or off: ``with set_grad_enabled(training):``. Nests; also a decorator."""
+
+    def __init__(self, enabled: bool):
+        self.enabled = bool(enabled)
+        self.before: list[bool] = []
+
+    def __enter__(self) -> None:
+        self.before.append(mode.recording)
+        mode.recording = self.enabled
+
+    def __exit__(self, *error: object) -> None:
+        mode.recording = self.before.pop()
+
+    def __call__(self, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with set_grad_enabled(self.enabled):
+                return function(*args, **kwargs)
+
+        return wrapped
+
+
+class no_grad(set_grad_enabled):
+    """Inside ``with no_grad():`` nothing is recorded and no cache is kept. Nests; also a decorator."""
+
+    def __init__(self) -> None:
+        super().__init__(False)
+
+
+class enable_grad(set_grad_enabled):
+    """Recording again, inside a no_grad(). Nests; also a decorator."""
+
+    def __init__(self) -> None:
+        super().__init__(True)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Node:
+    """One recorded operation."""
+
+    backward: Callable  # the kernel: backward(dy, cache)
+    cache: Any  # what the kernel's forward kept; None once freed
+    parents: tuple[Node | Tensor | None, ...]  # one an input
+    where: tuple[str, int]  # file and line of the first frame outside MiniRes
+    grad: Array | None = None  # only while backward() runs
+    freed: bool = False
+    retained: weakref.ref[Tensor] | None = None  # the tensor that asked for retain_grad()
+
+    @property
+    def operation(self) -> str:
+        """The operation's name, such as ``conv2d``."""
+        return self.backward.__name__.removesuffix("_backward")
+
+    def __repr__(self) -> str:
+        return f"<{self.operation} made at {self.where[0]}, line {self.where[1]}>"
+
+
+def topological_order(last: Node) -> list[Node]:
+    """Every Node behind ``last``, each before its parents; the same graph gives the same order.
+
+    A depth-first walk with a stack of its own, so that a deep network never meets Python's recursion limit.
+    Errors: RuntimeError for a Node whose cache an earlier backward() has freed.
+    """
+    order: list[Node] = []
+    seen: set[int] = set()
+    stack: list[tuple[Node, bool]] = [(last, False)]
+    while stack:
+        node, parents_done = stack.pop()
+        if parents_done:
+            order.append(node)
+            continue
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.freed:
+            raise RuntimeError(
+                f"backward: the cache of {node!r} was freed by an earlier backward(): "
+                "run the forward again, or call the first backward(retain_graph=True)"
+            )
+        stack.append((node, True))
+        for parent in node.parents:
+            if isinstance(parent, Node) and id(parent) not in seen:
+                stack.append((parent, False))
+    order.reverse()
+    return order
+
+
+def pass_on(node: Node, grads: tuple[Array | None, ...]) -> None:
+    """Hand the gradients that a node's backward returned to its parents, adding to what they have.
+
+    An optional input that was left out (a bias) has no parent, and its gradient is None.
+    Errors: RuntimeError where a kernel returned another number of gradients than it had inputs.
+    """
+    inputs = len(node.parents)
+    if len(grads) < inputs or grads[inputs:] != (None,) * (len(grads) - inputs):
+        raise RuntimeError(f"{node.operation}_backward gave {len(grads)} gradients for {inputs} inputs")
+    for i in range(inputs):
+        parent, grad = node.parents[i], grads[i]
+        if parent is None or grad is None:
+            continue
+        if not isinstance(parent, Node):
+            parent.accumulate_grad(grad)
+        elif parent.grad is None:
+            parent.grad = grad
+        else:
+            parent.grad = parent.grad + grad  # never in place: the first gradient may be another parent's too
+
+
+def free(node: Node) -> None:
+    """Let go of a node's cache and gradient once they are used."""
+    node.cache = None
+    node.grad = None
+    node.freed = True
+
+
+def add_note(error: Exception, note: str) -> None:
+    """Attach a line to an exception (in its message before Python 3.11, which has no notes)."""
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    elif error.args and isinstance(error.args[0], str):
+        error.args = (f"{error.args[0]}\n{note}", *error.args[1:])

@@ -1,0 +1,289 @@
+"""Operations on two arrays, with NumPy's broadcasting.
+
+Broadcasting repeats an array along an axis, so the gradient that comes back to it is the sum over the repeats:
+``unbroadcast`` takes that sum, and each gradient leaves with the shape of its array.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from minires.backend import Array, array_module
+
+
+class ShapesCache(NamedTuple):
+    a_shape: tuple[int, ...]
+    b_shape: tuple[int, ...]
+
+
+class OperandsCache(NamedTuple):
+    a: Array
+    b: Array
+
+
+class PowerCache(NamedTuple):
+    a: Array
+    b: Array
+    y: Array
+
+
+class PowerScalarCache(NamedTuple):
+    x: Array
+    exponent: float
+
+
+class WhereCache(NamedTuple):
+    condition: Array
+    a_shape: tuple[int, ...]
+    b_shape: tuple[int, ...]
+
+
+def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:
+    """Sum dy over the axes along which an array of this shape was repeated.
+
+    Shapes: dy (any shape that ``shape`` broadcasts to) -> shape.
+    Formula: the transpose of the copy that broadcasting makes.
+    Errors: none of its own.
+    Source: numpy.broadcast_to, transposed.
+    """
+    if dy.shape == shape:
+        return dy
+    added = dy.ndim - len(shape)
+    axes = list(range(added))
+    for axis in range(len(shape)):
+        if shape[axis] == 1 and dy.shape[added + axis] != 1:
+            axes.append(added + axis)
+    return dy.sum(axis=tuple(axes), keepdims=True).reshape(shape)
+
+
+def add_forward(a: Array, b: Array) -> tuple[Array, ShapesCache]:
+    """Sum of two arrays.
+
+    Shapes: a, b (broadcast against each other) -> y.
+    Formula: y = a + b.
+    Errors: ValueError where the shapes do not broadcast.
+    Source: torch.add.
+    """
+    y = a + b
+    return y, ShapesCache(a.shape, b.shape)
+
+
+def add_backward(dy: Array, cache: ShapesCache) -> tuple[Array, Array]:
+    """Gradients of add_forward.
+
+    Shapes: dy (as y) -> da, db (as a, b).
+    Formula: da = dy, db = dy.
+    Errors: none of its own.
+    Source: dy/da = 1.
+    """
+    return unbroadcast(dy, cache.a_shape), unbroadcast(dy, cache.b_shape)
+
+
+def subtract_forward(a: Array, b: Array) -> tuple[Array, ShapesCache]:
+    """Difference of two arrays.
+
+    Shapes: a, b (broadcast against each other) -> y.
+    Formula: y = a - b.
+    Errors: ValueError where the shapes do not broadcast.
+    Source: torch.sub.
+    """
+    y = a - b
+    return y, ShapesCache(a.shape, b.shape)
+
+
+def subtract_backward(dy: Array, cache: ShapesCache) -> tuple[Array, Array]:
+    """Gradients of subtract_forward.
+
+    Shapes: dy (as y) -> da, db (as a, b).
+    Formula: da = dy, db = -dy.
+    Errors: none of its own.
+    Source: dy/db = -1.
+    """
+    return unbroadcast(dy, cache.a_shape), unbroadcast(-dy, cache.b_shape)
+
+
+def multiply_forward(a: Array, b: Array) -> tuple[Array, OperandsCache]:
+    """Product of two arrays, element by element.
+
+    Shapes: a, b (broadcast against each other) -> y.
+    Formula: y = a b.
+    Errors: ValueError where the shapes do not broadcast.
+    Source: torch.mul.
+    """
+    y = a * b
+    return y, OperandsCache(a, b)
+
+
+def multiply_backward(dy: Array, cache: OperandsCache) -> tuple[Array, Array]:
+    """Gradients of multiply_forward.
+
+    Shapes: dy (as y) -> da, db (as a, b).
+    Formula: da = dy b, db = dy a.
+    Errors: none of its own.
+    Source: the product rule.
+    """
+    da = dy * cache.b
+    db = dy * cache.a
+    return unbroadcast(da, cache.a.shape), unbroadcast(db, cache.b.shape)
+
+
+def divide_forward(a: Array, b: Array) -> tuple[Array, OperandsCache]:
+    """Quotient of two arrays, element by element.
+
+    Shapes: a, b (broadcast against each other) -> y.
+    Formula: y = a / b.
+    Errors: ValueError where the shapes do not broadcast. A division by zero gives inf or NaN.
+    Source: torch.div.
+    """
+    y = a / b
+    return y, OperandsCache(a, b)
+
+
+def divide_backward(dy: Array, cache: OperandsCache) -> tuple[Array, Array]:
+    """Gradients of divide_forward.
+
+    Shapes: dy (as y) -> da, db (as a, b).
+    Formula: da = dy / b, db = -dy a / b^2.
+    Errors: none of its own.
+    Source: the quotient rule.
+    """
+    da = dy / cache.b
+    db = -da * cache.a / cache.b
+    return unbroadcast(da, cache.a.shape), unbroadcast(db, cache.b.shape)
+
+
+def power_forward(a: Array, b: Array) -> tuple[Array, PowerCache]:
+    """One array to the power of another, element by element.
+
+    Shapes: a, b (broadcast against each other) -> y.
+    Formula: y = a^b.
+    Errors: ValueError where the shapes do not broadcast. A negative base with a broken exponent gives NaN.
+    Source: torch.pow.
+    """
+    y = a**b
+    return y, PowerCache(a, b, y)
+
+
+def power_backward(dy: Array, cache: PowerCache) -> tuple[Array, Array]:
+    """Gradients of power_forward.
+
+    Shapes: dy (as y) -> da, db (as a, b).
+    Formula: da = dy b a^(b-1), db = dy y log(a), with 0 where b = 0 and where a = 0 <= b.
+    Errors: none of its own.
+    Source: d(a^b) = a^b (b da / a + log(a) db); torch.pow for the zeros.
+    """
+    xp = array_module(dy)
+    a, b = cache.a, cache.b
+    slope = b * a ** xp.where(b == 0, 1, b - 1)
+    da = dy * xp.where(b == 0, 0, slope)
+    flat = (a == 0) & (b >= 0)
+    log_a = xp.log(xp.where(a > 0, a, 1))
+    log_a = xp.where((a < 0) | ((a == 0) & ~flat), xp.nan, log_a)
+    db = dy * xp.where(flat, 0, cache.y * log_a)
+    return unbroadcast(da, a.shape), unbroadcast(db, b.shape)
+
+
+def power_scalar_forward(x: Array, *, exponent: float) -> tuple[Array, PowerScalarCache]:
+    """An array to the power of a constant.
+
+    Shapes: x, y (any).
+    Formula: y = x^exponent.
+    Errors: ValueError for integers to a negative power. A negative base with a broken exponent gives NaN.
+    Source: torch.pow.
+    """
+    return x**exponent, PowerScalarCache(x, exponent)
+
+
+def power_scalar_backward(dy: Array, cache: PowerScalarCache) -> Array:
+    """Gradient of power_scalar_forward.
+
+    Shapes: dy, dx (as x).
+    Formula: dx = dy exponent x^(exponent - 1), and 0 for exponent 0.
+    Errors: none of its own.
+    Source: torch.pow.
+    """
+    if cache.exponent == 0:
+        return dy * 0
+    return dy * (cache.exponent * cache.x ** (cache.exponent - 1))
+
+
+def maximum_forward(a: Array, b: Array) -> tuple[Array, OperandsCache]:
+    """The larger of two arrays, element by element; NaN wins.
+
+    Shapes: a, b (broadcast against each other) -> y.
+    Formula: y = max(a, b).
+    Errors: ValueError where the shapes do not broadcast.
+    Source: torch.maximum.
+    """
+    xp = array_module(a)
+    y = xp.maximum(a, b)
+    return y, OperandsCache(a, b)
+
+
+def maximum_backward(dy: Array, cache: OperandsCache) -> tuple[Array, Array]:
+    """Gradients of maximum_forward.
+
+    Shapes: dy (as y) -> da, db (as a, b).
+    Formula: dy to the larger one, half to each where they are equal.
+    Errors: none of its own.
+    Source: torch.maximum.
+    """
+    tie = (cache.a == cache.b) * (0.5 * dy)
+    da = dy * (cache.a > cache.b) + tie
+    db = dy * (cache.b > cache.a) + tie
+    return unbroadcast(da, cache.a.shape), unbroadcast(db, cache.b.shape)
+
+
+def minimum_forward(a: Array, b: Array) -> tuple[Array, OperandsCache]:
+    """The smaller of two arrays, element by element; NaN wins.
+
+    Shapes: a, b (broadcast against each other) -> y.
+    Formula: y = min(a, b).
+    Errors: ValueError where the shapes do not broadcast.
+    Source: torch.minimum.
+    """
+    xp = array_module(a)
+    y = xp.minimum(a, b)
+    return y, OperandsCache(a, b)
+
+
+def minimum_backward(dy: Array, cache: OperandsCache) -> tuple[Array, Array]:
+    """Gradients of minimum_forward.
+
+    Shapes: dy (as y) -> da, db (as a, b).
+    Formula: dy to the smaller one, half to each where they are equal.
+    Errors: none of its own.
+    Source: torch.minimum.
+    """
+    tie = (cache.a == cache.b) * (0.5 * dy)
+    da = dy * (cache.a < cache.b) + tie
+    db = dy * (cache.b < cache.a) + tie
+    return unbroadcast(da, cache.a.shape), unbroadcast(db, cache.b.shape)
+
+
+def where_forward(condition: Array, a: Array, b: Array) -> tuple[Array, WhereCache]:
+    """a where the condition holds, b elsewhere.
+
+    Shapes: condition (bool), a, b (all broadcast against each other) -> y.
+    Formula: y = a if condition else b.
+    Errors: TypeError for a condition that is not boolean; ValueError where the shapes do not broadcast.
+    Source: torch.where.
+    """
+    xp = array_module(a)
+    if condition.dtype != bool:
+        raise TypeError(f"where: condition must be boolean, got {condition.dtype}")
+    y = xp.where(condition, a, b)
+    return y, WhereCache(condition, a.shape, b.shape)
+
+
+def where_backward(dy: Array, cache: WhereCache) -> tuple[None, Array, Array]:
+    """Gradients of where_forward.
+
+    Shapes: dy (as y) -> None, da, db (as a, b).
+    Formula: da = dy where the condition holds, db = dy elsewhere.
+    Errors: none of its own.
+    Source: each entry of y is one of the two.
+    """
+    da = dy * cache.condition
+    db = dy * ~cache.condition
+    return None, unbroadcast(da, cache.a_shape), unbroadcast(db, cache.b_shape)

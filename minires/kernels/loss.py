@@ -1,0 +1,161 @@
+"""Softmax, log-softmax and cross entropy. All subtract the largest logit first, so that no exponential overflows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from minires.backend import Array, array_module
+
+
+class SoftmaxCache(NamedTuple):
+    y: Array
+    axis: int
+
+
+class LogSoftmaxCache(NamedTuple):
+    y: Array
+    axis: int
+
+
+class CrossEntropyCache(NamedTuple):
+    log_p: Array  # (N, C), log-softmax of the logits
+    labels: Array  # (N,), 0 where ignored
+    weight: Array  # (N,), each sample's share of the result: 0 where ignored
+    label_smoothing: float
+    reduction: str
+
+
+def softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, SoftmaxCache]:
+    """Probabilities from logits.
+
+    Shapes: x, y (any, at least one axis).
+    Formula: y = e^x / sum of e^x along the axis.
+    Errors: the array library's own for an axis that x lacks.
+    Source: torch.softmax.
+    """
+    xp = array_module(x)
+    shifted = x - x.max(axis=axis, keepdims=True)
+    e = xp.exp(shifted)
+    y = e / e.sum(axis=axis, keepdims=True)
+    return y, SoftmaxCache(y, axis)
+
+
+def softmax_backward(dy: Array, cache: SoftmaxCache) -> Array:
+    """Gradient of softmax_forward.
+
+    Shapes: dy, dx (as x).
+    Formula: dx = y (dy - sum of dy y along the axis).
+    Errors: none of its own.
+    Source: dy_i/dx_j = y_i (delta_ij - y_j).
+    """
+    along = (dy * cache.y).sum(axis=cache.axis, keepdims=True)
+    return cache.y * (dy - along)
+
+
+def log_softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, LogSoftmaxCache]:
+    """Logarithms of the probabilities that logits stand for.
+
+    Shapes: x, y (any, at least one axis).
+    Formula: y = x - log(sum of e^x along the axis).
+    Errors: the array library's own for an axis that x lacks.
+    Source: torch.log_softmax.
+    """
+    xp = array_module(x)
+    shifted = x - x.max(axis=axis, keepdims=True)
+    y = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
+    return y, LogSoftmaxCache(y, axis)
+
+
+def log_softmax_backward(dy: Array, cache: LogSoftmaxCache) -> Array:
+    """Gradient of log_softmax_forward.
+
+    Shapes: dy, dx (as x).
+    Formula: dx = dy - e^y (sum of dy along the axis).
+    Errors: none of its own.
+    Source: dy_i/dx_j = delta_ij - e^y_j.
+    """
+    xp = array_module(dy)
+    return dy - xp.exp(cache.y) * dy.sum(axis=cache.axis, keepdims=True)
+
+
+def cross_entropy_forward(
+    logits: Array,
+    labels: Array,
+    *,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> tuple[Array, CrossEntropyCache]:
+    """How surprised the logits are by the labels.
+
+    Shapes: logits (N, C), labels (N,) integers -> a scalar (), or (N,) with reduction="none".
+    Formula: loss[n] = -(1 - s) log_p[n, labels[n]] - s mean over c of log_p[n, c], s = label_smoothing;
+        "mean" is over the samples whose label is not ignore_index, and NaN where there are none.
+    Errors: TypeError for labels that are not integers; ValueError for shapes, a label out of range, an empty batch.
+    Source: torch.nn.functional.cross_entropy; label smoothing: Szegedy et al. 2016.
+    """
+    xp = array_module(logits)
+    check_cross_entropy(logits, labels, label_smoothing, ignore_index, reduction)
+    N, C = logits.shape
+    counted = labels != ignore_index  # (N,)
+    labels_or_0 = xp.where(counted, labels, 0)
+    log_p, _ = log_softmax_forward(logits, axis=1)  # (N, C)
+    chosen = log_p[xp.arange(N), labels_or_0]  # (N,)
+    losses = -(1 - label_smoothing) * chosen - label_smoothing / C * log_p.sum(axis=1)  # (N,)
+    weight = counted.astype(logits.dtype)
+    if reduction == "mean":
+        # No sample counted is 0 / 0 = NaN, as PyTorch has it, and no reason to warn.
+        total = weight.sum()
+        weight = weight / xp.where(total > 0, total, xp.nan).astype(logits.dtype)
+    losses = xp.where(counted, losses, 0) * weight
+    y = losses if reduction == "none" else losses.sum()
+    return y, CrossEntropyCache(log_p, labels_or_0, weight, label_smoothing, reduction)
+
+
+def cross_entropy_backward(dy: Array, cache: CrossEntropyCache) -> tuple[Array, None]:
+    """Gradient of cross_entropy_forward.
+
+    Shapes: dy () or (N,) -> dlogits (N, C), None for the labels.
+    Formula: dlogits[n] = dy weight[n] (softmax[n] - (1 - s) onehot[n] - s / C).
+    Errors: none of its own.
+    Source: torch.nn.functional.cross_entropy.
+    """
+    xp = array_module(dy)
+    N, C = cache.log_p.shape
+    dlogits = xp.exp(cache.log_p)  # (N, C), the softmax
+    dlogits -= cache.label_smoothing / C
+    dlogits[xp.arange(N), cache.labels] -= 1 - cache.label_smoothing
+    dlogits *= (dy * cache.weight)[:, None]
+    return dlogits, None
+
+
+def check_cross_entropy(
+    logits: Array, labels: Array, label_smoothing: float, ignore_index: int, reduction: str
+) -> None:
+    """Refuse logits and labels that do not belong together.
+
+    Shapes: logits (N, C), labels (N,).
+    Formula: none.
+    Errors: TypeError or ValueError that names the argument, what was expected and what came.
+    Source: torch.nn.functional.cross_entropy.
+    """
+    if logits.ndim != 2 or logits.dtype.kind != "f":
+        raise ValueError(f"cross_entropy: logits must be floating point (N, C), got {logits.dtype} {logits.shape}")
+    N, C = logits.shape
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy: labels must be integers (class numbers), got {labels.dtype}")
+    if labels.shape != (N,):
+        raise ValueError(f"cross_entropy: labels must have shape ({N},), one a row of logits, got {labels.shape}")
+    if N == 0 or C == 0:
+        raise ValueError(f"cross_entropy: the batch is empty, logits have shape {logits.shape}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing must lie between 0 and 1, got {label_smoothing}")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'cross_entropy: reduction must be "mean", "sum" or "none", got {reduction!r}')
+    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= C))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"cross_entropy: labels must lie between 0 and {C - 1} (or be ignore_index={ignore_index}), "
+            f"got {int(labels[row])} in row {row}"
+        )

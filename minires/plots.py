@@ -1,0 +1,49 @@
+"""Pictures of a run. matplotlib is used through its Figure alone: no window, no global state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from minires.training import Epoch
+
+
+def plot_curves(history: list[Epoch], path: str | Path, title: str = "") -> None:
+    """Loss and error of training and test by epoch, as a PNG.
+
+    Args: history, the epochs so far (none gives empty axes); path, where to write.
+    Errors: OSError where the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+    figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
+    loss_axes, error_axes = figure.subplots(1, 2)
+    epochs = [line.epoch for line in history]
+    curves = [
+        (loss_axes, [line.train_loss for line in history], [line.test_loss for line in history]),
+        (
+            error_axes,
+            [100 * (1 - line.train_accuracy) for line in history],
+            [100 * (1 - line.test_accuracy) for line in history],
+        ),
+    ]
+    for axes, train, test in curves:
+        axes.plot(epochs, train, "--", color="tab:blue", marker="o", markersize=3, label="training (during the epoch)")
+        axes.plot(epochs, test, "-", color="tab:orange", marker="s", markersize=3, label="test (after the epoch)")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    loss_axes.set_ylabel("cross entropy")
+    if all(line.train_loss > 0 and line.test_loss > 0 for line in history):
+        loss_axes.set_yscale("log")
+        loss_axes.yaxis.set_major_formatter(ScalarFormatter())
+    error_axes.set_ylabel("error (%)")
+    error_axes.set_ylim(bottom=0)
+    if history:
+        last = history[-1]
+        error_axes.set_title(f"after epoch {last.epoch}: test accuracy {last.test_accuracy:.2%}")
+    loss_axes.set_title(title)
+    figure.savefig(path)

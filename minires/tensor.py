@@ -1,0 +1,510 @@
+"""The engine: a Tensor is an array that remembers how it was made, and ``backward()`` walks that memory in reverse.
+
+``apply`` is where an operation meets the graph: it runs a kernel on bare arrays, and ``record`` hangs a Node on the
+result where a gradient is wanted. From a line of yours to the arithmetic: ``a + b`` -> ``apply`` -> ``add_forward``.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from minires import kernels
+from minires.backend import Array, array_module, check_device, device_of, to_numpy
+from minires.graph import PACKAGE, Node, add_note, free, mode, pass_on, topological_order
+from minires.methods import Methods
+from minires.values import common_dtype, dims, float32, index_arrays, int64, make_array
+
+array_of = attrgetter("array")
+
+
+def apply(forward: Callable, backward: Callable, *inputs: Tensor, **options: Any) -> Tensor:
+    """Run a kernel on tensors, ``forward(*arrays, **options)``, and record it where a gradient is wanted.
+
+    Args: forward and backward, a pair with the contract of ``minires.kernels``; inputs, Tensors on one device.
+    Returns: a Tensor with the kernel's result.
+    Errors: ValueError for inputs on two devices, and whatever the kernel raises.
+    """
+    arrays = tuple(map(array_of, inputs))
+    if len(set(map(type, arrays))) > 1:
+        raise mixed_devices(forward, inputs)
+    y, cache = forward(*arrays, **options)
+    return record(y, cache, backward, inputs)
+
+
+def record(y: Array, cache: Any, backward: Callable, inputs: tuple[Tensor | None, ...]) -> Tensor:
+    """The result of a kernel as a Tensor, with a Node on it where a gradient is wanted.
+
+    Args: y and cache, what the kernel's forward returned; backward, its other half; inputs, the Tensors it ran on.
+    Returns: a Tensor that shares y's memory.
+    """
+    result = Tensor.__new__(Tensor)
+    result.array = y if isinstance(y, np.ndarray) else array_module(y).asarray(y)  # NumPy reduces to scalars
+    result._requires_grad = False
+    result.grad = None
+    result.node = None
+    if not mode.recording or result.array.dtype.kind != "f":
+        return result
+    parents: list[Node | Tensor | None] = []
+    for x in inputs:
+        if x is not None and x._requires_grad:
+            parents.append(x if x.node is None else x.node)
+            result._requires_grad = True
+        else:
+            parents.append(None)
+    if result._requires_grad:
+        frame = sys._getframe(1)
+        while frame.f_code.co_filename.startswith(PACKAGE) and frame.f_back is not None:
+            frame = frame.f_back
+        result.node = Node(backward, cache, tuple(parents), (frame.f_code.co_filename, frame.f_lineno))
+    return result
+
+
+def mixed_devices(forward: Callable, inputs: tuple[Tensor, ...]) -> ValueError:
+    """The error for an operation whose inputs lie on two devices."""
+    named = ", ".join([f"{x.device} {x.shape}" for x in inputs])
+    operation = forward.__name__.removesuffix("_forward")
+    return ValueError(f'{operation}: all tensors must be on one device, got {named}: move them with .to("cuda")')
+
+
+def wrap(array: Array) -> Tensor:
+    """A Tensor around an array, sharing its memory, outside every graph."""
+    return record(array, None, wrap, ())
+
+
+def first_gradient(tensor: Tensor, gradient: Any) -> Array:
+    """The gradient that backward() starts with, checked."""
+    xp = array_module(tensor.array)
+    if gradient is None:
+        if tensor.array.size != 1:
+            raise RuntimeError(
+                f"backward: a gradient can be left out only for a single value, this tensor has shape "
+                f"{tensor.shape}: pass gradient=, or call .sum().backward()"
+            )
+        return xp.ones(tensor.shape, tensor.dtype)
+    dy = gradient.array if isinstance(gradient, Tensor) else make_array(gradient, tensor.dtype, tensor.device)
+    if dy.shape != tensor.shape:
+        raise ValueError(f"backward: gradient must have the tensor's shape {tensor.shape}, got {dy.shape}")
+    if device_of(dy) != tensor.device:
+        raise ValueError(f"backward: the tensor is on {tensor.device} and the gradient on {device_of(dy)}")
+    return dy.astype(tensor.dtype, copy=False)
+
+
+def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    """Both sides of an operator as Tensors of one dtype: a Python number takes the other's, as in PyTorch."""
+    if not isinstance(a, Tensor):
+        a = operand_beside(a, b)
+    elif not isinstance(b, Tensor):
+        b = operand_beside(b, a)
+    if a.array.dtype == b.array.dtype:
+        return a, b
+    dtype = common_dtype(a.array, b.array)
+    return a.to(dtype), b.to(dtype)
+
+
+def operand_beside(value: Any, tensor: Tensor) -> Tensor:
+    """A number, list or array as a Tensor on the device of the tensor that it meets."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if not isinstance(value, (bool, int, float)):
+        return Tensor(value, device=tensor.device if isinstance(value, (list, tuple)) else None)
+    dtype = tensor.array.dtype
+    if isinstance(value, float) and dtype.kind != "f":
+        dtype = float32
+    elif not isinstance(value, bool) and dtype.kind == "b":
+        dtype = int64
+    return wrap(array_module(tensor.array).full((), value, dtype))
+
+
+def floating(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Integers and booleans as float32, for operations that have no integer result."""
+    return tuple([x if x.array.dtype.kind == "f" else x.to(float32) for x in tensors])
+
+
+class Tensor(Methods):
+    """An array with a memory of how it was made.
+
+    Args: data, numbers, nested lists, an array or a Tensor (copied); requires_grad, whether backward() is to leave a
+        gradient here; dtype, of NumPy (float32 where Python floats come, an array's own otherwise); device, "cpu" or
+        "cuda".
+    Errors: TypeError for data that is not numbers, or for integers with requires_grad; ValueError for ragged lists;
+        RuntimeError for a device that is not there.
+    """
+
+    __slots__ = ("array", "_requires_grad", "grad", "node", "__weakref__")
+
+    __array_priority__ = 1000  # numpy_array + tensor asks Tensor.__radd__
+
+    array: Array
+    grad: Tensor | None
+    node: Node | None
+    apply = staticmethod(apply)
+    wrap = staticmethod(wrap)
+
+    def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None):
+        self.array = make_array(data, dtype, device)
+        self._requires_grad = False
+        self.grad = None
+        self.node = None
+        if requires_grad:
+            self.requires_grad = True
+
+    # ---- What it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a gradient flows to this tensor."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if value and self.array.dtype.kind != "f":
+            raise TypeError(f"requires_grad: only floating-point tensors can have a gradient, this is {self.dtype}")
+        if not value and self.node is not None:
+            raise RuntimeError("requires_grad: this tensor was computed; use detach() to cut it from the graph")
+        self._requires_grad = bool(value)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Set requires_grad, and return this tensor."""
+        self.requires_grad = requires_grad
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """True for a tensor that was given, not computed: where backward() leaves .grad."""
+        return self.node is None
+
+    @property
+    def grad_fn(self) -> Node | None:
+        """The Node that made this tensor, None for a leaf."""
+        return self.node
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size of every axis."""
+        return self.array.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.array.ndim
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The kind of number, as NumPy names it."""
+        return self.array.dtype
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda"``."""
+        return device_of(self.array)
+
+    @property
+    def data(self) -> Tensor:
+        """The same memory without the graph; assigning to it replaces the values."""
+        return wrap(self.array)
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        array = value.array if isinstance(value, Tensor) else make_array(value, self.dtype, self.device)
+        if array.shape != self.shape or array.dtype != self.dtype:
+            raise ValueError(f"data: expected {self.dtype} {self.shape}, got {array.dtype} {array.shape}")
+        self.array = array
+
+    def item(self) -> float | int | bool:
+        """The value of a tensor that holds exactly one, as a Python number.
+
+        Errors: ValueError where it holds another number of values.
+        """
+        if self.array.size != 1:
+            raise ValueError(f"item: expected a tensor with one value, got shape {self.shape}")
+        return self.array.item()
+
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array: the same memory on the CPU, a copy from the GPU.
+
+        Errors: RuntimeError where a gradient would be lost: use .detach().numpy().
+        """
+        if self._requires_grad:
+            raise RuntimeError("numpy: this tensor requires grad, and NumPy would lose it: use .detach().numpy()")
+        return to_numpy(self.array)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.numpy()
+        return np.array(array, dtype=dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        extra = "" if self.device == "cpu" else ', device="cuda"'
+        if self.node is not None:
+            extra += f", grad_fn={self.node.operation}"
+        elif self._requires_grad:
+            extra += ", requires_grad=True"
+        name = type(self).__name__
+        if self.array.size <= 6:
+            values = to_numpy(self.array).tolist()
+            if self.dtype.kind == "f":
+                values = np.array2string(to_numpy(self.array), separator=", ", precision=4, max_line_width=200)
+                values = values.replace("\n", "")
+            dtype = "" if self.dtype in (float32, int64, np.dtype(bool)) else f", dtype={self.dtype}"
+            return f"{name}({values}{dtype}{extra})"
+        first = ", ".join(f"{value:.4g}" for value in to_numpy(self.array.reshape(-1)[:3]))
+        return f"{name}(shape={self.shape}, dtype={self.dtype}, values=[{first}, ...]{extra})"
+
+    def __len__(self) -> int:
+        if self.ndim == 0:
+            raise TypeError("len: a tensor without axes has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter([self[i] for i in range(len(self))])
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu":
+            raise TypeError(f"only an integer tensor can be an index, this is {self.dtype}")
+        return int(self.item())
+
+    __hash__ = object.__hash__
+
+    # ---- The graph -------------------------------------------------------------------------------------------------
+
+    def detach(self) -> Tensor:
+        """The same memory, cut from the graph."""
+        return wrap(self.array)
+
+    def clone(self) -> Tensor:
+        """A copy that the gradient flows through."""
+        return apply(kernels.convert_forward, kernels.convert_backward, self, dtype=self.dtype)
+
+    def retain_grad(self) -> None:
+        """Ask backward() to leave .grad on this tensor, although it was computed.
+
+        Errors: RuntimeError for a tensor that no gradient flows to.
+        """
+        if not self._requires_grad:
+            raise RuntimeError("retain_grad: no gradient flows to this tensor (requires_grad is False)")
+        if self.node is not None:
+            self.node.retained = weakref.ref(self)
+
+    def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
+        """Leave in .grad of every leaf the gradient of this tensor, added to what is there.
+
+        Args: gradient, of the loss with respect to this tensor, of its shape (1 where it is a single value);
+            retain_graph, keep the caches so that backward() can be called again.
+        Errors: RuntimeError for a tensor that no gradient flows to, for more than one value without a gradient, and
+            for a graph whose caches are freed; ValueError for a gradient of another shape.
+        """
+        if not self._requires_grad:
+            raise RuntimeError("backward: no gradient flows to this tensor: no input of it had requires_grad=True")
+        dy = first_gradient(self, gradient)
+        if self.node is None:
+            self.accumulate_grad(dy)
+            return
+        order = topological_order(self.node)
+        self.node.grad = dy
+        try:
+            for node in order:
+                grads = node.backward(node.grad, node.cache)
+                if node.retained is not None and node.retained() is not None:
+                    node.retained().accumulate_grad(node.grad)
+                pass_on(node, grads if isinstance(grads, tuple) else (grads,))
+                if not retain_graph:
+                    free(node)
+        except Exception as error:
+            add_note(error, f"in the backward of {node.operation}, made at {node.where[0]}, line {node.where[1]}")
+            raise
+        finally:
+            for node in order:
+                node.grad = None
+
+    def accumulate_grad(self, grad: Array) -> None:
+        """Add to .grad, which is this tensor's own memory: gradients that arrive may be shared."""
+        if self.grad is None:
+            self.grad = wrap(grad.astype(self.array.dtype, order="C"))
+        else:
+            self.grad = wrap(self.grad.array + grad)
+
+    # ---- Another place, another kind of number ---------------------------------------------------------------------
+
+    def to(self, *where: Any, dtype: Any = None, device: str | None = None) -> Tensor:
+        """This tensor with another dtype, on another device, or both: ``to("cuda")``, ``to(float64)``, ``to(other)``.
+
+        Returns: itself where nothing changes.
+        Errors: RuntimeError for a device that is not there; TypeError for what is neither.
+        """
+        for one in where:
+            if isinstance(one, Tensor):
+                dtype, device = one.dtype, one.device
+            elif isinstance(one, str) and (one == "cpu" or one.startswith("cuda")):
+                device = one
+            else:
+                dtype = one
+        try:
+            dtype = self.dtype if dtype is None else np.dtype(dtype)
+        except TypeError as error:
+            raise TypeError(f'to: expected a dtype, "cpu", "cuda" or a tensor, got {where}') from error
+        device = self.device if device is None else check_device(device)
+        if dtype == self.dtype and device == self.device:
+            return self
+        return apply(kernels.convert_forward, kernels.convert_backward, self, dtype=dtype, device=device)
+
+    # ---- Operators -------------------------------------------------------------------------------------------------
+
+    def __add__(self, other: Any) -> Tensor:
+        self, other = operands(self, other)
+        return apply(kernels.add_forward, kernels.add_backward, self, other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Tensor:
+        self, other = operands(self, other)
+        return apply(kernels.subtract_forward, kernels.subtract_backward, self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        other, self = operands(other, self)
+        return apply(kernels.subtract_forward, kernels.subtract_backward, other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        self, other = operands(self, other)
+        return apply(kernels.multiply_forward, kernels.multiply_backward, self, other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Tensor:
+        self, other = floating(*operands(self, other))
+        return apply(kernels.divide_forward, kernels.divide_backward, self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        other, self = floating(*operands(other, self))
+        return apply(kernels.divide_forward, kernels.divide_backward, other, self)
+
+    def __pow__(self, other: Any) -> Tensor:
+        if isinstance(other, (int, float)):
+            return apply(kernels.power_scalar_forward, kernels.power_scalar_backward, self, exponent=other)
+        self, other = operands(self, other)
+        return apply(kernels.power_forward, kernels.power_backward, self, other)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        other, self = operands(other, self)
+        return apply(kernels.power_forward, kernels.power_backward, other, self)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        self, other = operands(self, other)
+        return apply(kernels.matmul_forward, kernels.matmul_backward, self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        other, self = operands(other, self)
+        return apply(kernels.matmul_forward, kernels.matmul_backward, other, self)
+
+    def __neg__(self) -> Tensor:
+        return apply(kernels.negative_forward, kernels.negative_backward, self)
+
+    def __abs__(self) -> Tensor:
+        return apply(kernels.absolute_forward, kernels.absolute_backward, self)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return apply(kernels.slice_forward, kernels.slice_backward, self, index=index_arrays(index))
+
+    # In place: outside the graph (a parameter under no_grad) the memory itself changes; inside it, a new tensor.
+
+    def __iadd__(self, other: Any) -> Tensor:
+        if self.in_graph(other):
+            return self + other
+        self.array += operands(self, other)[1].array
+        return self
+
+    def __isub__(self, other: Any) -> Tensor:
+        if self.in_graph(other):
+            return self - other
+        self.array -= operands(self, other)[1].array
+        return self
+
+    def __imul__(self, other: Any) -> Tensor:
+        if self.in_graph(other):
+            return self * other
+        self.array *= operands(self, other)[1].array
+        return self
+
+    def __itruediv__(self, other: Any) -> Tensor:
+        if self.in_graph(other):
+            return self / other
+        self.array /= operands(self, other)[1].array
+        return self
+
+    def in_graph(self, other: Any) -> bool:
+        """Whether ``self += other`` would be recorded.
+
+        Errors: RuntimeError for a leaf: its own gradient would be lost.
+        """
+        if not mode.recording:
+            return False
+        if self._requires_grad and self.node is None:
+            raise RuntimeError(
+                "a leaf that requires grad cannot be changed in place: do it under no_grad(), or write a = a + b"
+            )
+        return self._requires_grad or (isinstance(other, Tensor) and other._requires_grad)
+
+    # Comparisons have no gradient.
+
+    def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
+        if other is None or isinstance(other, str):
+            return NotImplemented
+        self, other = operands(self, other)
+        return wrap(self.array == other.array)
+
+    def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
+        if other is None or isinstance(other, str):
+            return NotImplemented
+        self, other = operands(self, other)
+        return wrap(self.array != other.array)
+
+    def __lt__(self, other: Any) -> Tensor:
+        self, other = operands(self, other)
+        return wrap(self.array < other.array)
+
+    def __le__(self, other: Any) -> Tensor:
+        self, other = operands(self, other)
+        return wrap(self.array <= other.array)
+
+    def __gt__(self, other: Any) -> Tensor:
+        self, other = operands(self, other)
+        return wrap(self.array > other.array)
+
+    def __ge__(self, other: Any) -> Tensor:
+        self, other = operands(self, other)
+        return wrap(self.array >= other.array)
+
+
+def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A Tensor with a copy of the data. Errors: as Tensor. Source: torch.tensor."""
+    return Tensor(data, requires_grad, dtype, device)
+
+
+def from_numpy(array: np.ndarray) -> Tensor:
+    """A Tensor that shares a NumPy array's memory. Errors: TypeError for anything else. Source: torch.from_numpy."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        raise TypeError(f"from_numpy: expected a NumPy array of numbers, got {type(array).__name__}")
+    return wrap(array)
+
+
+def zeros(*shape: Any, dtype: Any = float32, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A Tensor of zeros. Source: torch.zeros."""
+    return Tensor(np.zeros(dims(shape[0], shape[1:]) if shape else (), dtype), requires_grad, device=device)
+
+
+def ones(*shape: Any, dtype: Any = float32, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A Tensor of ones. Source: torch.ones."""
+    return Tensor(np.ones(dims(shape[0], shape[1:]) if shape else (), dtype), requires_grad, device=device)

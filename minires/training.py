@@ -1,0 +1,230 @@
+"""A whole run: epochs over a data set, and the folder that it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import minires
+from minires import functional as F
+from minires.checkpoint import save
+from minires.data import ArrayDataset, DataLoader, load_data
+from minires.graph import no_grad
+from minires.models import create_model
+from minires.nn import Module
+from minires.optim import SGD, OneCycleLR
+from minires.tensor import Tensor
+
+
+@dataclass
+class TrainOptions:
+    """Everything that a run depends on: the same options give the same result on the same machine."""
+
+    model: str = "resnet14"
+    data: str = "digits"
+    epochs: int = 15
+    batch_size: int = 32
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    seed: int = 0
+    device: str = "cpu"
+
+
+class Epoch(NamedTuple):
+    """One line of metrics.csv. Accuracies lie between 0 and 1; lr is the rate of the epoch's last step."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    seconds: float
+
+
+class Score(NamedTuple):
+    """How a model does on a data set."""
+
+    loss: float
+    correct: int
+    count: int
+
+    @property
+    def accuracy(self) -> float:
+        """The share of the images that are classified right."""
+        return self.correct / self.count
+
+
+class RunResult(NamedTuple):
+    """What a run ended with."""
+
+    folder: Path
+    score: Score
+    history: list[Epoch]
+    interrupted: bool
+
+
+@no_grad()
+def evaluate(model: Module, dataset: ArrayDataset, batch_size: int = 256, device: str = "cpu") -> Score:
+    """Mean cross entropy and number of right answers, in evaluation mode; the model's mode is put back afterwards."""
+    was_training = model.training
+    model.eval()
+    total, correct = 0.0, 0
+    for images, labels in DataLoader(dataset, batch_size):
+        logits = model(images.to(device))
+        labels = labels.to(device)
+        total += F.cross_entropy(logits, labels, reduction="sum").item()
+        correct += int((logits.argmax(dim=1) == labels).sum().item())
+    model.train(was_training)
+    return Score(total / len(dataset), correct, len(dataset))
+
+
+def train_step(model: Module, optimizer: SGD, images: Tensor, labels: Tensor) -> tuple[float, int]:
+    """One step of gradient descent: forward, backward, update. Returns the loss and the number of right answers.
+
+    Errors: FloatingPointError where the loss is not a finite number; the parameters are then left as they were.
+    """
+    optimizer.zero_grad()
+    logits = model(images)
+    loss = F.cross_entropy(logits, labels)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise FloatingPointError(f"the loss became {value}: training has diverged; a smaller --lr usually helps")
+    loss.backward()
+    optimizer.step()
+    return value, int((logits.detach().argmax(dim=1) == labels).sum().item())
+
+
+def fit(
+    model: Module,
+    train: ArrayDataset,
+    test: ArrayDataset,
+    options: TrainOptions,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> None:
+    """Train a model with SGD and a one-cycle learning rate, with a progress bar.
+
+    Args: on_epoch is called with each epoch's line as soon as it is known.
+    Errors: FloatingPointError where the loss diverges; KeyboardInterrupt passes through, with the model as it is then.
+    """
+    from tqdm.auto import tqdm
+
+    loader = DataLoader(train, options.batch_size, shuffle=True, seed=np.random.default_rng([options.seed, 1]))
+    optimizer = SGD(model.parameters(), options.lr, options.momentum, weight_decay=options.weight_decay)
+    schedule = OneCycleLR(optimizer, max_lr=options.lr, total_steps=options.epochs * len(loader))
+    model.train()
+    with tqdm(total=options.epochs * len(loader), unit="batch", desc="training") as bar:
+        for epoch in range(1, options.epochs + 1):
+            start = time.perf_counter()
+            total, correct, seen = 0.0, 0, 0
+            for images, labels in loader:
+                loss, right = train_step(model, optimizer, images.to(options.device), labels.to(options.device))
+                lr = schedule.get_last_lr()[0]
+                schedule.step()
+                total, correct, seen = total + loss * len(labels), correct + right, seen + len(labels)
+                bar.set_postfix(loss=f"{total / seen:.4f}", accuracy=f"{correct / seen:.2%}", refresh=False)
+                bar.update()
+            score = evaluate(model, test, device=options.device)
+            seconds = time.perf_counter() - start
+            line = Epoch(epoch, lr, total / seen, correct / seen, score.loss, score.accuracy, seconds)
+            bar.write(
+                f"epoch {epoch:3d}/{options.epochs}   lr {lr:.4f}   train loss {line.train_loss:.4f} "
+                f"accuracy {line.train_accuracy:7.2%}   test loss {line.test_loss:.4f} "
+                f"accuracy {line.test_accuracy:7.2%}   {seconds:.1f} s"
+            )
+            if on_epoch is not None:
+                on_epoch(line)
+
+
+def check_options(options: TrainOptions) -> None:
+    """Refuse options that cannot train.
+
+    Errors: ValueError that names the option, what was expected and what came.
+    """
+    for name in ("epochs", "batch_size"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    for name in ("lr", "momentum", "weight_decay"):
+        value = getattr(options, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"--{name.replace('_', '-')} must be a finite number of at least 0, got {value}")
+    if options.seed < 0:
+        raise ValueError(f"--seed must be at least 0, got {options.seed}")
+
+
+def new_folder(out: str | None, options: TrainOptions) -> Path:
+    """The folder of a new run: ``out``, or the first free runs/MODEL-DATA, runs/MODEL-DATA-2, ...
+
+    Errors: FileExistsError where ``out`` holds a run already; OSError where it cannot be made or written.
+    """
+    if out is not None:
+        folder = Path(out)
+        if (folder / "config.json").exists():
+            raise FileExistsError(f"{folder} holds a run already: name another folder with --out, or remove it")
+    else:
+        name = f"{options.model}-{options.data}"
+        folder, number = Path("runs") / name, 1
+        while folder.exists():
+            number += 1
+            folder = Path("runs") / f"{name}-{number}"
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        **asdict(options),
+        "schedule": "one-cycle",
+        "versions": {"minires": minires.__version__, "numpy": np.__version__, "python": platform.python_version()},
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return folder
+
+
+def run(options: TrainOptions, out: str | None = None) -> RunResult:
+    """Train as the options say and leave config.json, metrics.csv, curves.png and last.safetensors in a folder.
+
+    What is reported and kept is the model after the last epoch: the test images choose nothing. Ctrl-C ends the
+    training early and saves what is there.
+    Errors: ValueError for unknown names or options out of range; OSError for a folder that cannot be written;
+        RuntimeError for a device that is not there; FloatingPointError where the loss diverges.
+    """
+    from minires.backend import check_device
+    from minires.plots import plot_curves
+
+    check_options(options)
+    options.device = check_device(options.device)
+    split = load_data(options.data)
+    model = create_model(
+        options.model,
+        num_classes=split.num_classes,
+        in_channels=split.in_channels,
+        generator=np.random.default_rng([options.seed, 0]),
+    )
+    model.to(options.device)
+    folder = new_folder(out, options)
+    history: list[Epoch] = []
+    with open(folder / "metrics.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Epoch._fields)
+        file.flush()
+
+        def keep(line: Epoch) -> None:
+            history.append(line)
+            writer.writerow(line)
+            file.flush()
+
+        interrupted = False
+        try:
+            fit(model, split.train, split.test, options, on_epoch=keep)
+        except KeyboardInterrupt:
+            interrupted = True
+    save(folder / "last.safetensors", model.state_dict())
+    plot_curves(history, folder / "curves.png", title=f"{options.model} on {options.data}")
+    return RunResult(folder, evaluate(model, split.test, device=options.device), history, interrupted)

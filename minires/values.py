@@ -1,0 +1,75 @@
+"""What a user's values become: new arrays from numbers and lists, the dtype that two operands share, indices, axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minires.backend import Array, to_device, to_numpy
+
+float32 = np.dtype("float32")
+float64 = np.dtype("float64")
+int64 = np.dtype("int64")
+
+
+def make_array(data: Any, dtype: Any, device: str | None) -> Array:
+    """New memory with the values of ``data``: Python floats become float32, arrays keep their dtype.
+
+    Errors: TypeError for what is not numbers; ValueError for ragged lists or an unknown device.
+    """
+    if hasattr(data, "array"):  # a Tensor
+        data = data.array
+    if isinstance(data, (np.ndarray, np.generic)) or hasattr(data, "__cuda_array_interface__"):
+        array = data.astype(data.dtype if dtype is None else dtype)  # a copy: the caller's array stays the caller's
+        if isinstance(array, np.generic):
+            array = np.asarray(array)
+    else:
+        if isinstance(data, (list, tuple)):
+            data = lists_of_arrays(data)
+        try:
+            array = np.array(data)
+        except ValueError as error:
+            raise ValueError(f"Tensor: the nested lists are ragged: {error}") from error
+        if dtype is not None:
+            if array.dtype.kind in "biuf":
+                array = array.astype(dtype)
+        elif array.dtype == float64 and not isinstance(data, np.ndarray):
+            array = array.astype(float32)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"Tensor: data must be real numbers or booleans, got {type(data).__name__} of {array.dtype}")
+    return array if device is None else to_device(array, device)
+
+
+def lists_of_arrays(data: list | tuple) -> list:
+    """Nested lists with every Tensor in them replaced by its array."""
+    return [
+        lists_of_arrays(x) if isinstance(x, (list, tuple)) else to_numpy(x.array) if hasattr(x, "array") else x
+        for x in data
+    ]
+
+
+def common_dtype(a: Array, b: Array) -> np.dtype:
+    """PyTorch's promotion: the higher category (bool, int, float) wins; within one, a 0-d operand gives way."""
+    rank_a, rank_b = "biuf".index(a.dtype.kind), "biuf".index(b.dtype.kind)
+    if rank_a != rank_b and (rank_a in (0, 3) or rank_b in (0, 3)):
+        return a.dtype if rank_a > rank_b else b.dtype
+    if (a.ndim == 0) != (b.ndim == 0):
+        return b.dtype if a.ndim == 0 else a.dtype
+    return np.promote_types(a.dtype, b.dtype)
+
+
+def index_arrays(index: Any) -> Any:
+    """An index with every Tensor in it replaced by its array."""
+    if isinstance(index, tuple):
+        return tuple([index_arrays(part) for part in index])
+    if isinstance(index, list):
+        return np.array(index_arrays(tuple(index)), dtype=None if index else int)
+    return getattr(index, "array", index)
+
+
+def dims(dim: Any, more: tuple[int, ...] = ()) -> Any:
+    """Axes as PyTorch takes them, ``f(0, 1)`` or ``f((0, 1))``, as one tuple, int or None."""
+    if more:
+        return (dim, *more)
+    return tuple(dim) if isinstance(dim, (list, tuple)) else dim
