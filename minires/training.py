@@ -29,10 +29,10 @@ from minires.tensor import Tensor
 class TrainOptions:
     """Everything that a run depends on: the same options give the same result on the same machine."""
 
-    model: str = "resnet14"
+    model: str = "resnet20"
     data: str = "digits"
     epochs: int = 15
-    batch_size: int = 32
+    batch_size: int = 64
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
