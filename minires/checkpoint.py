@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from minires.backend import to_numpy
-from minires.tensor import Tensor, from_numpy
+from minires.creation import from_numpy
+from minires.tensor import Tensor
 
 
 def write_whole(path: str | os.PathLike, content: bytes) -> None:

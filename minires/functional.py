@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minires import kernels, random
-from minires.tensor import Tensor, apply, array_of, operands, record
+from minires.tensor import Tensor, apply, array_of, check_devices, operands, record
 
 IntOrPair = int | tuple[int, int]
 
@@ -60,9 +60,9 @@ def batch_norm(
     """
     gamma = None if weight is None else weight.array
     beta = None if bias is None else bias.array
-    inputs = tuple([x for x in (input, weight, bias) if x is not None])
-    if len(set(map(type, map(array_of, inputs)))) > 1:
-        raise ValueError(f"batch_norm: all tensors must be on one device, got {[x.device for x in inputs]}")
+    given = tuple([x for x in (input, weight, bias, running_mean, running_var) if x is not None])
+    if len(set(map(type, map(array_of, given)))) > 1:
+        check_devices(kernels.batch_norm_forward, given)
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm: evaluation needs running_mean and running_var, or pass training=True")

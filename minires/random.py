@@ -32,6 +32,8 @@ def default_generator(generator: np.random.Generator | None = None) -> np.random
     """
     if generator is None:
         return _generator or manual_seed(0)
-    if not hasattr(generator, "standard_normal"):
-        raise TypeError(f"generator: expected numpy.random.default_rng(seed), got {type(generator).__name__}")
+    import numpy as np
+
+    if not isinstance(generator, np.random.Generator):
+        raise TypeError(f"generator: expected numpy.random.default_rng(seed), got {generator!r}")
     return generator

@@ -18,7 +18,7 @@ from minires import kernels
 from minires.backend import Array, array_module, check_device, device_of, to_numpy
 from minires.graph import PACKAGE, Node, add_note, free, mode, pass_on, topological_order
 from minires.methods import Methods
-from minires.values import common_dtype, dims, float32, index_arrays, int64, make_array
+from minires.values import common_dtype, float32, index_arrays, int64, make_array
 
 array_of = attrgetter("array")
 
@@ -32,7 +32,7 @@ def apply(forward: Callable, backward: Callable, *inputs: Tensor, **options: Any
     """
     arrays = tuple(map(array_of, inputs))
     if len(set(map(type, arrays))) > 1:
-        raise mixed_devices(forward, inputs)
+        check_devices(forward, inputs)
     y, cache = forward(*arrays, **options)
     return record(y, cache, backward, inputs)
 
@@ -65,11 +65,12 @@ def record(y: Array, cache: Any, backward: Callable, inputs: tuple[Tensor | None
     return result
 
 
-def mixed_devices(forward: Callable, inputs: tuple[Tensor, ...]) -> ValueError:
-    """The error for an operation whose inputs lie on two devices."""
-    named = ", ".join([f"{x.device} {x.shape}" for x in inputs])
-    operation = forward.__name__.removesuffix("_forward")
-    return ValueError(f'{operation}: all tensors must be on one device, got {named}: move them with .to("cuda")')
+def check_devices(forward: Callable, inputs: tuple[Tensor, ...]) -> None:
+    """Errors: ValueError for an operation whose inputs lie on two devices."""
+    if len({x.device for x in inputs}) > 1:
+        named = ", ".join([f"{x.device} {x.shape}" for x in inputs])
+        operation = forward.__name__.removesuffix("_forward")
+        raise ValueError(f'{operation}: all tensors must be on one device, got {named}: move them with .to("cuda")')
 
 
 def wrap(array: Array) -> Tensor:
@@ -486,25 +487,3 @@ class Tensor(Methods):
     def __ge__(self, other: Any) -> Tensor:
         self, other = operands(self, other)
         return wrap(self.array >= other.array)
-
-
-def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
-    """A Tensor with a copy of the data. Errors: as Tensor. Source: torch.tensor."""
-    return Tensor(data, requires_grad, dtype, device)
-
-
-def from_numpy(array: np.ndarray) -> Tensor:
-    """A Tensor that shares a NumPy array's memory. Errors: TypeError for anything else. Source: torch.from_numpy."""
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-        raise TypeError(f"from_numpy: expected a NumPy array of numbers, got {type(array).__name__}")
-    return wrap(array)
-
-
-def zeros(*shape: Any, dtype: Any = float32, device: str | None = None, requires_grad: bool = False) -> Tensor:
-    """A Tensor of zeros. Source: torch.zeros."""
-    return Tensor(np.zeros(dims(shape[0], shape[1:]) if shape else (), dtype), requires_grad, device=device)
-
-
-def ones(*shape: Any, dtype: Any = float32, device: str | None = None, requires_grad: bool = False) -> Tensor:
-    """A Tensor of ones. Source: torch.ones."""
-    return Tensor(np.ones(dims(shape[0], shape[1:]) if shape else (), dtype), requires_grad, device=device)

@@ -338,7 +338,9 @@ OPERATIONS = [
     op("linear", lambda torch, *tensors: torch.nn.functional.linear(*tensors), linear_sample),
     op("matmul", torch_name("matmul"), matmul_sample),
     op(
-        "softmax", lambda torch, x, axis: torch.softmax(x, axis), lambda size, rng: axis_sample(size, rng, several=False)
+        "softmax",
+        lambda torch, x, axis: torch.softmax(x, axis),
+        lambda size, rng: axis_sample(size, rng, several=False),
     ),
     op(
         "log_softmax",

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minires.tensor import Tensor, from_numpy
+from minires.creation import from_numpy
+from minires.tensor import Tensor
 
 
 class ArrayDataset:

@@ -11,6 +11,7 @@ The alphabet of shapes and the memory layout are explained in ``shapes.py``.
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import NamedTuple
 
 from minires.backend import Array, array_module
@@ -239,7 +240,7 @@ class Conv2dCache(NamedTuple):
 FLAT = 32
 
 
-def im2col_by_rows(x: Array, size: Conv2dSize) -> tuple[Array, list[int]]:
+def im2col_by_rows(xp: ModuleType, x: Array, size: Conv2dSize) -> tuple[Array, list[int]]:
     """The columns of x for each kernel column, and where each kernel row begins in them.
 
     Shapes: x (N, C, H, W) -> cols (G, C/G*KW, phases*rows*N*OW), starts (KH ints).
@@ -247,7 +248,6 @@ def im2col_by_rows(x: Array, size: Conv2dSize) -> tuple[Array, list[int]]:
     Errors: none of its own.
     Source: the derivation above.
     """
-    xp = array_module(x)
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
     x_rows = x.transpose(1, 2, 0, 3)  # (C, H, N, W)
     if KH == KW == SH == SW == 1 and PH == PW == 0:
@@ -277,7 +277,7 @@ def im2col_by_rows(x: Array, size: Conv2dSize) -> tuple[Array, list[int]]:
     return cols.reshape(G, C // G * KW, -1), starts
 
 
-def im2col_by_pixels(x: Array, size: Conv2dSize) -> tuple[Array, list[int]]:
+def im2col_by_pixels(xp: ModuleType, x: Array, size: Conv2dSize) -> tuple[Array, list[int]]:
     """The columns of x for each kernel column and each kernel row: what a kernel with few channels needs.
 
     Shapes: x (N, C, H, W) -> cols (G, C/G*KH*KW, OH*N*OW), starts [0].
@@ -285,7 +285,6 @@ def im2col_by_pixels(x: Array, size: Conv2dSize) -> tuple[Array, list[int]]:
     Errors: none of its own.
     Source: im2col, transposed, with the memory order of im2col_by_rows.
     """
-    xp = array_module(x)
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
     x_rows = x.transpose(1, 2, 0, 3)  # (C, H, N, W)
     cols = xp.zeros((C, KH, KW, OH, N, OW), x.dtype)
@@ -319,10 +318,10 @@ def conv2d_forward(
     size = conv2d_size(x, w, b, stride, padding, dilation, groups)
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
     if C // G * KW < FLAT and KH > 1:
-        cols, starts = im2col_by_pixels(x, size)
+        cols, starts = im2col_by_pixels(xp, x, size)
         w_parts = w.reshape(1, G, O // G, -1)  # (1, G, O/G, C/G*KH*KW)
     else:
-        cols, starts = im2col_by_rows(x, size)
+        cols, starts = im2col_by_rows(xp, x, size)
         w_parts = w.reshape(G, O // G, C // G, KH, KW).transpose(3, 0, 1, 2, 4).reshape(KH, G, O // G, -1)
     length = OH * N * OW
     y = xp.empty((G, O // G, length), x.dtype)
@@ -352,9 +351,9 @@ def conv2d_backward(dy: Array, cache: Conv2dCache) -> tuple[Array | None, Array,
     db = dy_rows.sum(axis=2).reshape(O) if cache.has_bias else None
     # The columns are made again: that costs less time than keeping them costs memory.
     if C // G * KW < FLAT and KH > 1:
-        cols, starts = im2col_by_pixels(cache.x, cache.size)
+        cols, starts = im2col_by_pixels(xp, cache.x, cache.size)
     else:
-        cols, starts = im2col_by_rows(cache.x, cache.size)
+        cols, starts = im2col_by_rows(xp, cache.x, cache.size)
     dw = xp.empty((len(starts), G, cols.shape[1], O // G), dy.dtype)  # transposed: BLAS likes the taller matrix first
     for kh in range(len(starts)):
         xp.matmul(cols[:, :, starts[kh] : starts[kh] + length], dy_rows.transpose(0, 2, 1), out=dw[kh])

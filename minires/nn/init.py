@@ -23,28 +23,30 @@ def fill(tensor: Tensor, values: np.ndarray) -> Tensor:
     return tensor
 
 
-def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: np.random.Generator | None = None):
+def normal_(
+    tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: np.random.Generator | None = None
+) -> Tensor:
     """Normally distributed values. Source: torch.nn.init.normal_."""
     return fill(tensor, mean + std * default_generator(generator).standard_normal(tensor.shape))
 
 
-def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: np.random.Generator | None = None):
+def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
     """Values spread evenly over [a, b). Source: torch.nn.init.uniform_."""
     return fill(tensor, a + (b - a) * default_generator(generator).random(tensor.shape))
 
 
-def constant_(tensor: Tensor, val: float):
+def constant_(tensor: Tensor, val: float) -> Tensor:
     """One value everywhere. Source: torch.nn.init.constant_."""
     tensor.array[...] = val
     return tensor
 
 
-def zeros_(tensor: Tensor):
+def zeros_(tensor: Tensor) -> Tensor:
     """0 everywhere. Source: torch.nn.init.zeros_."""
     return constant_(tensor, 0.0)
 
 
-def ones_(tensor: Tensor):
+def ones_(tensor: Tensor) -> Tensor:
     """1 everywhere. Source: torch.nn.init.ones_."""
     return constant_(tensor, 1.0)
 
@@ -96,7 +98,7 @@ def kaiming_normal_(
     mode: str = "fan_in",
     nonlinearity: str = "leaky_relu",
     generator: np.random.Generator | None = None,
-):
+) -> Tensor:
     """Normal with std = gain / sqrt(fan). Source: He et al. 2015b (rectifiers); torch.nn.init.kaiming_normal_."""
     return normal_(tensor, 0.0, kaiming_std(tensor, a, mode, nonlinearity), generator)
 
@@ -107,18 +109,18 @@ def kaiming_uniform_(
     mode: str = "fan_in",
     nonlinearity: str = "leaky_relu",
     generator: np.random.Generator | None = None,
-):
+) -> Tensor:
     """Uniform with the same std as kaiming_normal_. Source: torch.nn.init.kaiming_uniform_."""
     bound = math.sqrt(3) * kaiming_std(tensor, a, mode, nonlinearity)
     return uniform_(tensor, -bound, bound, generator)
 
 
-def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: np.random.Generator | None = None):
+def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
     """Normal with std = gain sqrt(2 / (fan_in + fan_out)). Source: Glorot & Bengio 2010; torch.nn.init."""
     return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(fans(tensor))), generator)
 
 
-def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: np.random.Generator | None = None):
+def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
     """Uniform with the same std as xavier_normal_. Source: Glorot & Bengio 2010; torch.nn.init."""
     bound = gain * math.sqrt(6 / sum(fans(tensor)))
     return uniform_(tensor, -bound, bound, generator)

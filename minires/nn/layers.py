@@ -113,21 +113,17 @@ class BatchNorm2d(Module):
     def forward(self, input: Tensor) -> Tensor:
         if input.ndim != 4 or input.shape[1] != self.num_features:
             raise ValueError(f"BatchNorm2d: expected (N, {self.num_features}, H, W), got {input.shape}")
+        use_batch = self.training or not self.track_running_stats
+        track = self.training and self.track_running_stats
         momentum = self.momentum
-        if self.training and self.track_running_stats:
-            self.num_batches_tracked.array += 1
-            if momentum is None:
-                momentum = 1 / int(self.num_batches_tracked.array)
-        return F.batch_norm(
-            input,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training or not self.track_running_stats,
-            momentum if momentum is not None else 0.0,
-            self.eps,
+        if momentum is None:
+            momentum = 1 / (int(self.num_batches_tracked.array) + 1) if track else 0.0
+        y = F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, use_batch, momentum, self.eps
         )
+        if track:
+            self.num_batches_tracked.array += 1
+        return y
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"

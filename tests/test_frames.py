@@ -1,0 +1,81 @@
+"""How deep the library is: frames from the user's line to the arithmetic, counted."""
+
+import os
+import sys
+
+import numpy as np
+
+import minires
+import minires.functional as F
+from minires import Tensor
+
+PACKAGE = os.path.dirname(minires.__file__)
+
+
+def deepest(function):
+    """The longest chain of MiniRes frames while function runs, as a list of names."""
+    chain, longest = [], []
+
+    def watch(frame, event, argument):
+        nonlocal longest
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return
+        if event == "call":
+            chain.append(frame.f_code.co_name)
+            if len(chain) > len(longest):
+                longest = chain.copy()
+        elif event == "return":
+            chain.pop()
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return longest
+
+
+def images(*shape):
+    return Tensor(np.random.default_rng(0).standard_normal(shape), requires_grad=True)
+
+
+def test_add_is_three_frames():
+    a, b = images(3, 4), images(4)
+    assert deepest(lambda: a + b) == ["__add__", "apply", "add_forward"]
+
+
+def test_relu_is_three_frames():
+    x = images(3, 4)
+    chain = deepest(lambda: F.relu(x))
+    assert chain[:3] == ["relu", "apply", "relu_forward"] and chain[3:] in ([], ["array_module"])
+
+
+def test_conv2d_is_four_frames_with_im2col():
+    for channels in (3, 40):  # both forms of im2col
+        x, w, b = images(2, channels, 6, 5), images(4, channels, 3, 3), images(4)
+        chain = deepest(lambda x=x, w=w, b=b: F.conv2d(x, w, b, stride=2, padding=1))
+        assert len(chain) == 4 and chain[:3] == ["conv2d", "apply", "conv2d_forward"]
+
+
+def test_batch_norm_is_three_frames():
+    x, mean, var = images(2, 3, 4, 4), Tensor(np.zeros(3)), Tensor(np.ones(3))
+    chain = deepest(lambda: F.batch_norm(x, mean, var, training=True))
+    assert len(chain) <= 3 and chain[:2] == ["batch_norm", "batch_norm_forward"]
+
+
+def test_backward_reaches_the_kernel_in_two_frames():
+    x, w = images(2, 3, 6, 5), images(4, 3, 3, 3)
+    y = F.conv2d(x, w).sum()
+    seen = []
+
+    def watch(frame, event, argument):
+        if event == "call" and frame.f_code.co_name == "conv2d_backward":
+            seen.append(frame.f_back.f_code.co_name)
+
+    sys.setprofile(watch)
+    try:
+        y.backward()
+    finally:
+        sys.setprofile(None)
+    assert seen == ["backward"]
