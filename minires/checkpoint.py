@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,24 +18,23 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
 
     Errors: OSError where the folder cannot be written.
     """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = f"{os.fspath(path)}.{os.getpid()}.part"
     try:
         with open(beside, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    except BaseException:
+        if os.path.exists(beside):
+            os.remove(beside)
+        raise
 
 
-def check_suffix(path: str | os.PathLike) -> Path:
+def check_suffix(path: str | os.PathLike) -> None:
     """Errors: ValueError for a file that is not named .safetensors."""
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"expected a file name that ends in .safetensors, got {path.name!r}")
-    return path
+    if not os.fspath(path).endswith(".safetensors"):
+        raise ValueError(f"expected a file name that ends in .safetensors, got {os.fspath(path)!r}")
 
 
 def save(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
@@ -46,7 +44,7 @@ def save(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
     """
     from safetensors.numpy import save as to_bytes
 
-    path = check_suffix(path)
+    check_suffix(path)
     arrays = {}
     for name, value in state.items():
         array = to_numpy(value.array) if isinstance(value, Tensor) else np.asarray(value)
@@ -62,9 +60,11 @@ def load(path: str | os.PathLike) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.numpy import load as from_bytes
 
-    path = check_suffix(path)
+    check_suffix(path)
+    with open(path, "rb") as file:
+        content = file.read()
     try:
-        arrays = from_bytes(path.read_bytes())
+        arrays = from_bytes(content)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
+        raise ValueError(f"{os.fspath(path)} is damaged or not a safetensors file: {error}") from error
     return {name: from_numpy(array) for name, array in arrays.items()}

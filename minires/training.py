@@ -31,9 +31,9 @@ class TrainOptions:
 
     model: str = "resnet20"
     data: str = "digits"
-    epochs: int = 15
-    batch_size: int = 64
-    lr: float = 0.1
+    epochs: int = 12
+    batch_size: int = 32
+    lr: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
     seed: int = 0
@@ -119,7 +119,13 @@ def fit(
     """
     from tqdm.auto import tqdm
 
-    loader = DataLoader(train, options.batch_size, shuffle=True, seed=np.random.default_rng([options.seed, 1]))
+    loader = DataLoader(
+        train,
+        options.batch_size,
+        shuffle=True,
+        drop_last=len(train) % options.batch_size == 1,  # batch norm cannot learn from a single image
+        seed=np.random.default_rng([options.seed, 1]),
+    )
     optimizer = SGD(model.parameters(), options.lr, options.momentum, weight_decay=options.weight_decay)
     schedule = OneCycleLR(optimizer, max_lr=options.lr, total_steps=options.epochs * len(loader))
     model.train()
@@ -201,10 +207,12 @@ def run(options: TrainOptions, out: str | None = None) -> RunResult:
     check_options(options)
     options.device = check_device(options.device)
     split = load_data(options.data)
+    small = split.train.images.shape[-1] < 64  # the ImageNet stem would leave one pixel of an 8x8 digit
     model = create_model(
         options.model,
         num_classes=split.num_classes,
         in_channels=split.in_channels,
+        stem="cifar" if small else "imagenet",
         generator=np.random.default_rng([options.seed, 0]),
     )
     model.to(options.device)

@@ -8,7 +8,7 @@ shuffle of them all.
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def digits() -> DataSplit:
     Shapes: images (N, 1, 8, 8), labels (N,), ten classes.
     Errors: FileNotFoundError where the installation lacks its file.
     """
-    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
+    with np.load(os.path.join(os.path.dirname(__file__), "digits.npz"), allow_pickle=False) as file:
         images, labels, order = file["images"], file["labels"], file["order"]
     images = images[order][:, None].astype(np.float32)  # (1797, 1, 8, 8)
     labels = labels[order]

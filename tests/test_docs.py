@@ -1,0 +1,100 @@
+"""The README is executed: its commands, its code, its debugger session, its files."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
+
+
+def blocks(language):
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+def python(code, folder, *more, text=None):
+    path = folder / "step.py"
+    path.write_text(code)
+    return subprocess.run(
+        [sys.executable, *more, path.name], cwd=folder, input=text, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_two_commands_stand_at_the_top():
+    lines = [line.strip() for line in README.splitlines() if line.strip()]
+    assert lines[1:3] == ["pip install . && minires train", 'pip install ".[test]" && pytest']
+    assert lines[2] in (ROOT / ".ci" / "run").read_text().splitlines(), "CI runs the second one"
+
+
+def test_the_residual_block_prints_what_it_says(tmp_path):
+    code = blocks("python")[0]
+    assert 15 <= len([line for line in code.splitlines() if line.strip()]) <= 22
+    result = python(code, tmp_path)
+    assert result.returncode == 0, result.stderr
+
+    number = r"-?\d+\.\d+(?:e-?\d+)?"
+    promised = blocks("")[0].strip()
+    printed = result.stdout.strip()
+    assert re.sub(number, "#", printed) == re.sub(number, "#", promised)
+    found, expected = ([float(n) for n in re.findall(number, text)] for text in (printed, promised))
+    assert found == pytest.approx(expected, rel=1e-2)  # float32, and another BLAS may round otherwise
+
+
+def test_the_debugger_session_is_real(tmp_path):
+    session = next(text for text in blocks("") if "(Pdb)" in text).splitlines()
+    commands = [line.removeprefix("(Pdb) ") for line in session if line.startswith("(Pdb) ")]
+    result = python(blocks("python")[1], tmp_path, "-m", "pdb", text="\n".join([*commands, "quit", ""]))
+    printed = [line.removeprefix("(Pdb) ") for line in result.stdout.splitlines()]
+    position = 0
+    for line in session:
+        if not line.startswith("(Pdb) "):
+            assert line in printed[position:], f"pdb did not print: {line}\n{result.stdout}"
+            position = printed.index(line, position) + 1
+
+
+def test_the_map_names_every_file_and_no_other():
+    named = set(re.findall(r"^\| `(minires/[\w/.]+)` \|", README, re.M))
+    there = {str(p.relative_to(ROOT)) for p in (ROOT / "minires").rglob("*.py") if not p.name.startswith("__")}
+    assert named == there
+
+
+def test_every_file_that_is_named_exists():
+    for path in re.findall(r"`((?:minires|tests|tutorials)/[\w/.]+\.\w+)`", README):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\(([\w/.]+)\)", README):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"python (tutorials/\w+\.py)", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_launch_json_is_json():
+    assert json.loads(blocks("json")[0])["configurations"][0]["justMyCode"] is False
+
+
+def test_extras_and_tests_that_are_named_exist():
+    setup = (ROOT / "setup.cfg").read_text()
+    for extras in re.findall(r'pip install "?\.\[([\w,]+)\]', README):
+        for extra in extras.split(","):
+            assert re.search(rf"^{extra} =", setup, re.M), extra
+
+
+def test_nothing_else_at_the_top():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode == 0 and tracked.stdout:
+        top = {line.split("/")[0] for line in tracked.stdout.splitlines()}
+        assert top <= {
+            ".ci",
+            ".gitignore",
+            "LICENSE",
+            "README.md",
+            "minires",
+            "pyproject.toml",
+            "setup.cfg",
+            "tests",
+            "tutorials",
+        }

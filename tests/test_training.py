@@ -1,0 +1,216 @@
+"""The main job: what a run computes, what it leaves behind, and how it refuses."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import minires
+from minires import cli, training
+from minires.data import ArrayDataset, digits
+from minires.training import TrainOptions, evaluate, run
+
+FILES = {"config.json", "metrics.csv", "curves.png", "last.safetensors"}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "minires", *arguments]
+
+
+def test_the_main_job(folder):
+    """`minires train` as a user types it: accuracy, time, files, and what it prints."""
+    start = time.perf_counter()
+    result = subprocess.run(command("train"), capture_output=True, text=True, timeout=300)
+    seconds = time.perf_counter() - start
+    assert result.returncode == 0, result.stderr
+    print(f"minires train: {result.stdout.splitlines()[-2]} in {seconds:.1f} s")
+    left = folder / "runs" / "resnet20-digits"
+    assert {path.name for path in left.iterdir()} == FILES
+    rows = list(csv.DictReader((left / "metrics.csv").open()))
+    assert list(rows[0]) == "epoch lr train_loss train_accuracy test_loss test_accuracy seconds".split()
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
+    accuracy = float(rows[-1]["test_accuracy"])
+    assert accuracy >= 0.985
+    correct = round(accuracy * 360)
+    assert f"test accuracy: {correct / 360:.2%} ({correct}/360)" in result.stdout.splitlines()
+    assert "accuracy=" in result.stderr and "loss=" in result.stderr, "a progress bar"
+    config = json.loads((left / "config.json").read_text())
+    assert config["model"] == "resnet20" and config["seed"] == 0 and config["versions"]["numpy"] == np.__version__
+    assert (left / "curves.png").read_bytes().startswith(b"\x89PNG")
+    model = minires.models.create_model("resnet20", in_channels=1)
+    model.load_state_dict(minires.load(left / "last.safetensors"))
+    assert evaluate(model, digits().test).correct == correct, "what was saved is what was reported"
+
+
+def quick(**options):
+    return TrainOptions(**{"model": "resnet8", "epochs": 1, **options})
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(folder):
+    states = []
+    for seed in (3, 3, 4):
+        result = run(quick(seed=seed))
+        states.append((result.folder / "last.safetensors").read_bytes())
+    assert states[0] == states[1] != states[2]
+    assert sorted(path.name for path in (folder / "runs").iterdir()) == [
+        "resnet8-digits",
+        "resnet8-digits-2",
+        "resnet8-digits-3",
+    ]
+
+
+def test_learning_on_random_labels_stays_at_chance(folder, monkeypatch):
+    """The test images choose nothing: with labels that mean nothing, the test accuracy is that of guessing."""
+    split = digits()
+    rng = np.random.default_rng(0)
+    noise = ArrayDataset(split.train.images, rng.permutation(split.train.labels))
+    monkeypatch.setitem(minires.data.DATASETS, "noise", lambda: split._replace(train=noise))
+    result = run(quick(data="noise"), out="noise")
+    assert 0.02 < result.score.accuracy < 0.25
+
+
+def test_evaluate_counts_and_puts_the_mode_back():
+    test = digits().test
+    model = minires.models.create_model("resnet8", in_channels=1)
+    one, other = evaluate(model, test, batch_size=7), evaluate(model, test, batch_size=360)
+    assert one.correct == other.correct and one.loss == pytest.approx(other.loss, rel=1e-5) and one.count == 360
+    assert model.training
+
+
+def test_interrupting_saves_what_is_there(folder):
+    process = subprocess.Popen(
+        command("train", "--epochs", "500", "--out", "mine"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = folder / "mine" / "metrics.csv"
+    deadline = time.time() + 60
+    while time.time() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "interrupted after" in out and "saved in mine" in out and "Traceback" not in err
+    assert {path.name for path in (folder / "mine").iterdir()} == FILES
+    model = minires.models.create_model("resnet20", in_channels=1)
+    model.load_state_dict(minires.load(folder / "mine" / "last.safetensors"))
+
+
+def test_options_reach_the_run(folder):
+    status = cli.main(
+        "train --model resnet8 --epochs 2 --batch-size 100 --lr 0.03 --momentum 0.5 --weight-decay 0 --seed 7 "
+        "--out mine --device cpu --data digits".split()
+    )
+    assert status == 0
+    config = json.loads((folder / "mine" / "config.json").read_text())
+    expected = {"model": "resnet8", "epochs": 2, "batch_size": 100, "lr": 0.03, "momentum": 0.5, "weight_decay": 0.0}
+    assert {name: config[name] for name in expected} == expected and config["seed"] == 7
+
+
+def test_a_last_batch_of_one_image_is_left_out(folder):
+    """1,437 = 4 * 359 + 1, and a ResNet-18 on 8x8 pixels ends with one pixel."""
+    split = digits()
+    few = ArrayDataset(split.train.images[:9], split.train.labels[:9])
+    model = minires.models.create_model("resnet18", in_channels=1, num_classes=10, stem="cifar")
+    training.fit(model, few, few, TrainOptions(epochs=1, batch_size=4))
+
+
+REFUSED = {
+    "an unknown model": ("--model resnet1204", "unknown model 'resnet1204': did you mean 'resnet1202'?"),
+    "an unknown data set": ("--data digit", "unknown data set 'digit': did you mean 'digits'?"),
+    "no epochs": ("--epochs 0", "--epochs must be at least 1, got 0"),
+    "an empty batch": ("--batch-size 0", "--batch-size must be at least 1, got 0"),
+    "a negative rate": ("--lr -1", "--lr must be a finite number of at least 0, got -1.0"),
+    "a rate that is no number": ("--lr nan", "--lr must be a finite number"),
+    "a negative seed": ("--seed -1", "--seed must be at least 0"),
+    "an unknown device": ("--device tpu", 'device: expected "cpu" or "cuda", got \'tpu\''),
+    "a folder inside a file": ("--out file/run", "file"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_in_one_line(folder, name, capsys):
+    (folder / "file").write_text("not a folder")
+    arguments, message = REFUSED[name]
+    assert cli.main(["train", *arguments.split()]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("minires train: ") and message in err and err.count("\n") == 1
+    assert {path.name for path in folder.iterdir()} <= {"file"}, "nothing was left behind"
+
+
+def test_a_folder_that_holds_a_run_is_kept(folder, capsys):
+    run(quick(), out="mine")
+    before = (folder / "mine" / "last.safetensors").read_bytes()
+    assert cli.main("train --out mine".split()) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert (folder / "mine" / "last.safetensors").read_bytes() == before
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written(folder, capsys):
+    (folder / "locked").mkdir(mode=0o500)
+    assert cli.main("train --out locked/run".split()) == 2
+    assert "locked" in capsys.readouterr().err
+
+
+def test_divergence_is_said_and_stops(folder, capsys):
+    with np.errstate(all="ignore"):
+        assert cli.main("train --model resnet8 --lr 1e30 --epochs 3 --out mine".split()) == 2
+    assert "diverged" in capsys.readouterr().err
+
+
+def test_help_explains_the_command_with_an_example(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "minires train --model resnet20" in text
+    assert cli.main([]) == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    text = capsys.readouterr().out
+    for option in "model data epochs batch-size lr momentum weight-decay seed out device".split():
+        assert f"--{option} " in text
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0 and capsys.readouterr().out == f"minires {minires.__version__}\n"
+
+
+def test_saving_never_loses_the_file_that_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    minires.save(path, {"a": np.ones(3)})
+    assert minires.load(path)["a"].tolist() == [1, 1, 1]
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        minires.save(path, {"a": np.zeros(3)})
+    assert minires.load(path)["a"].tolist() == [1, 1, 1]
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    minires.save(path, {"a": np.ones((3, 2), np.float32), "b": minires.Tensor(5)})
+    whole = path.read_bytes()
+    for content in (whole[:-1], whole[:5], b"", b"not a file of weights at all", whole + b"x"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged or not a safetensors file"):
+            minires.load(path)
+    with pytest.raises(ValueError, match="safetensors"):
+        minires.load(tmp_path / "weights.txt")
+    with pytest.raises(FileNotFoundError):
+        minires.load(tmp_path / "missing.safetensors")
