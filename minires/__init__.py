@@ -8,10 +8,11 @@ nn, optim, models, data, training        layers, updates, ResNets, images, whole
 
 from minires import data, functional, kernels, models, nn, optim
 from minires.backend import cuda_problem
-from minires.checkpoint import load, save
+from minires.checkpoint import CheckpointError, load, save
 from minires.creation import from_numpy, ones, tensor, zeros
 from minires.functional import cat, matmul, maximum, minimum, stack, where
 from minires.graph import Node, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from minires.models import create_model, list_models
 from minires.random import manual_seed
 from minires.tensor import Tensor, apply
 from minires.values import float32, float64, int64
@@ -19,10 +20,12 @@ from minires.values import float32, float64, int64
 __version__ = "0.1.0"
 
 __all__ = [
+    "CheckpointError",
     "Node",
     "Tensor",
     "apply",
     "cat",
+    "create_model",
     "cuda_problem",
     "data",
     "enable_grad",
@@ -33,6 +36,7 @@ __all__ = [
     "int64",
     "is_grad_enabled",
     "kernels",
+    "list_models",
     "load",
     "manual_seed",
     "matmul",

@@ -1,16 +1,25 @@
-"""Parameters on disk: names and arrays in a .safetensors file."""
+"""Weights on disk: .safetensors, .npz, and PyTorch's .pth, .pt and .th.
+
+``save(path, model.state_dict())`` and ``model.load_state_dict(load(path))``. The file name's ending says which format.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from minires import torch_format
 from minires.backend import to_numpy
 from minires.creation import from_numpy
 from minires.tensor import Tensor
+from minires.torch_format import CheckpointError
+
+SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".th")
 
 
 def write_whole(path: str | os.PathLike, content: bytes) -> None:
@@ -31,40 +40,106 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
         raise
 
 
-def check_suffix(path: str | os.PathLike) -> None:
-    """Errors: ValueError for a file that is not named .safetensors."""
-    if not os.fspath(path).endswith(".safetensors"):
-        raise ValueError(f"expected a file name that ends in .safetensors, got {os.fspath(path)!r}")
+def suffix_of(path: str | os.PathLike) -> str:
+    """The ending of a file name. Errors: ValueError for one that is not a format of weights."""
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"expected a file name that ends in {', '.join(SUFFIXES)}, got {os.fspath(path)!r}")
+    return suffix
 
 
 def save(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
-    """Write a state_dict (names to Tensors or arrays) to a .safetensors file; an older file stays until this is whole.
+    """Write a state_dict (names to Tensors or arrays); an older file stays until the new one is whole.
 
-    Errors: ValueError for another file name; OSError where the folder cannot be written.
+    The ending chooses the format: .safetensors, .npz, or .pth, .pt, .th for ``torch.load``.
+    Errors: ValueError for another ending; TypeError for values that are not numbers; OSError where the folder cannot
+        be written.
     """
-    from safetensors.numpy import save as to_bytes
-
-    check_suffix(path)
+    suffix = suffix_of(path)
     arrays = {}
     for name, value in state.items():
         array = to_numpy(value.array) if isinstance(value, Tensor) else np.asarray(value)
+        if not isinstance(name, str) or array.dtype.kind not in "biuf":
+            raise TypeError(f"save: expected names and numbers, got {name!r}: {type(value).__name__} {array.dtype}")
         arrays[name] = np.ascontiguousarray(array).reshape(array.shape)
-    write_whole(path, to_bytes(arrays))
+    if suffix == ".safetensors":
+        from safetensors.numpy import save as to_bytes
+
+        content = to_bytes(arrays)
+    elif suffix == ".npz":
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        content = buffer.getvalue()
+    else:
+        content = torch_format.write(arrays)
+    write_whole(path, content)
 
 
-def load(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Read a .safetensors file: names to Tensors, for load_state_dict.
+def load(path: str | os.PathLike) -> Any:
+    """Read a file of weights: names to Tensors, for load_state_dict.
 
-    Errors: FileNotFoundError where there is none; ValueError for another file name or a file that is damaged.
+    A PyTorch file may hold more (``{"state_dict": {...}, "epoch": 3}``): it comes back as it was saved.
+    Errors: FileNotFoundError where there is none; ValueError for another ending; CheckpointError (a ValueError) for a
+        file that is damaged, of another kind, or a pickle that asks for more than tensors need.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as from_bytes
-
-    check_suffix(path)
+    suffix = suffix_of(path)
     with open(path, "rb") as file:
         content = file.read()
     try:
-        arrays = from_bytes(content)
-    except SafetensorError as error:
-        raise ValueError(f"{os.fspath(path)} is damaged or not a safetensors file: {error}") from error
-    return {name: from_numpy(array) for name, array in arrays.items()}
+        if suffix == ".safetensors":
+            return as_tensors(read_safetensors(content))
+        if suffix == ".npz":
+            return as_tensors(read_npz(content))
+        return as_tensors(torch_format.read(content))
+    except CheckpointError as error:
+        raise CheckpointError(f"{os.fspath(path)}: {error}") from error
+
+
+def read_safetensors(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a .safetensors file. Errors: CheckpointError for a damaged one."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    try:
+        return from_bytes(content)
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"damaged, or not a safetensors file: {error}") from error
+
+
+def read_npz(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file. Errors: CheckpointError for a damaged one, or one with Python objects in it."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > 1100 * len(content):
+                raise CheckpointError("the zip's contents are larger than any compression allows")
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged zip or header may raise anything
+        raise CheckpointError(f"damaged, or not an npz file of arrays: {type(error).__name__}: {error}") from error
+
+
+def as_tensors(value: Any) -> Any:
+    """Arrays as Tensors, all through dicts, lists and tuples. Errors: CheckpointError for arrays of other things."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biuf":
+            raise CheckpointError(f"the file holds an array of {value.dtype}, expected numbers")
+        return from_numpy(value)
+    if isinstance(value, dict):
+        return {key: as_tensors(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(as_tensors(item) for item in value)
+    return value
+
+
+def state_dict_of(loaded: Any) -> dict[str, Tensor]:
+    """The state_dict inside what a file held: itself, or its entry "state_dict" or "model".
+
+    Errors: CheckpointError where there is none.
+    """
+    for candidate in (loaded, *(loaded.get(key) for key in ("state_dict", "model") if isinstance(loaded, dict))):
+        if isinstance(candidate, dict) and candidate and all(isinstance(v, Tensor) for v in candidate.values()):
+            return candidate
+    keys = f"the entries {', '.join(map(str, list(loaded)[:5]))}" if isinstance(loaded, dict) else type(loaded).__name__
+    raise CheckpointError(f'expected a state_dict (names to tensors), alone or as "state_dict" or "model", got {keys}')

@@ -1,8 +1,9 @@
-"""The command line: ``minires train`` and what it is told."""
+"""The command line: what a person types, and which function answers it."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import fields
 
@@ -15,9 +16,16 @@ commands and examples:
   train     train a network and leave its weights, metrics and curves in a folder
               minires train
               minires train --model resnet20 --epochs 20 --lr 0.05 --seed 1 --out runs/mine
+  summary   what a network is made of: layers, shapes, parameters, multiply-adds
+              minires summary resnet50
+              minires summary resnet20 --input 1x8x8 --num-classes 10 --json
+  predict   the most probable classes of image files
+              minires predict cat.jpg dog.png --model resnet50 --weights resnet50-0676ba61.pth
+  eval      accuracy on a data set, and a picture of the confusion matrix
+              minires eval --model resnet20 --weights runs/resnet20-digits/last.safetensors --data digits
 """
 
-TRAIN_HELP = """\
+TRAIN = """\
 Train a residual network and leave config.json, metrics.csv, curves.png and last.safetensors in a folder.
 Without options: a small ResNet on the 1,437 handwritten digits that come with MiniRes, judged on 360 others.
 Ctrl-C ends the training early and saves what is there.
@@ -30,18 +38,93 @@ examples:
   minires train --device cuda
 """
 
+SUMMARY = "List a network's layers with output shape, parameters and multiply-adds, counted by running one image."
+
+SUMMARY_EXAMPLES = """\
+examples:
+  minires summary resnet50
+  minires summary resnet34 --shortcut A
+  minires summary resnet18 --stem cifar --input 3x32x32 --num-classes 10 --json
+"""
+
+PREDICT = """\
+Print the most probable classes of image files. Images are resized, cropped and normalised as torchvision does:
+shorter side 256, centre 224 (networks for 32 pixels: 32 and 32), ImageNet's mean and standard deviation.
+"""
+
+PREDICT_EXAMPLES = """\
+examples:
+  minires predict cat.jpg --model resnet50 --weights resnet50-0676ba61.pth --labels imagenet_classes.txt
+  minires predict *.png --model resnet20 --weights resnet20-12fca82f.th --rename linear=fc --top 3
+"""
+
+EVAL = """\
+Print a model's accuracy on the test part of a data set, or on the images and labels of a .npz file, and draw the
+confusion matrix.
+"""
+
+EVAL_EXAMPLES = """\
+examples:
+  minires eval --model resnet20 --weights runs/resnet20-digits/last.safetensors --data digits
+  minires eval --model resnet20 --weights resnet20-12fca82f.th --rename linear=fc --data cifar10_test_1000.npz
+"""
+
+
+def image_shape(text: str) -> tuple[int, int, int]:
+    """``3x224x224`` as (3, 224, 224). Errors: argparse.ArgumentTypeError for anything else."""
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdigit() and 0 < int(part) <= 10_000 for part in parts):
+        raise argparse.ArgumentTypeError(f"expected CHANNELSxHEIGHTxWIDTH such as 3x224x224, got {text!r}")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def renaming(text: str) -> tuple[str, str]:
+    """``linear=fc`` as ("linear", "fc"). Errors: argparse.ArgumentTypeError for anything else."""
+    old, equals, new = text.partition("=")
+    if not old or not equals or not new:
+        raise argparse.ArgumentTypeError(f"expected OLD=NEW such as linear=fc, got {text!r}")
+    return old, new
+
 
 def make_parser() -> argparse.ArgumentParser:
-    """The commands and their options; the defaults are those of TrainOptions."""
-    from minires.training import TrainOptions
-
+    """The commands and their options."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="minires", description=HELP, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"minires {minires.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="for the options of one command")
-    train = commands.add_parser(
-        "train", help="minires train --help", description=TRAIN_HELP, epilog=TRAIN_EXAMPLES, formatter_class=raw
+
+    def command(name: str, description: str, examples: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=f"minires {name} --help", description=description, epilog=examples, formatter_class=raw
+        )
+
+    add_train_options(command("train", TRAIN, TRAIN_EXAMPLES))
+    summary = command("summary", SUMMARY, SUMMARY_EXAMPLES)
+    summary.add_argument("model", help="the network's name")
+    summary.add_argument("--input", type=image_shape, help="CHANNELSxHEIGHTxWIDTH (default: what it was made for)")
+    summary.add_argument("--num-classes", type=int, help="classes of the last layer")
+    summary.add_argument("--shortcut", choices="ABC", help="the shortcut option")
+    summary.add_argument("--stem", choices=("imagenet", "cifar"), help="7x7 with max pool, or 3x3")
+    summary.add_argument("--stride-in", choices=("3x3", "1x1"), help="which convolution of a Bottleneck has the stride")
+    summary.add_argument("--json", action="store_true", help="print JSON")
+    predict = command("predict", PREDICT, PREDICT_EXAMPLES)
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    add_weights_options(predict)
+    predict.add_argument("--labels", metavar="FILE", help="the classes' names, one a line")
+    predict.add_argument("--top", type=int, default=5, help="how many classes to print (default: 5)")
+    evaluate = command("eval", EVAL, EVAL_EXAMPLES)
+    add_weights_options(evaluate)
+    evaluate.add_argument("--data", default="digits", help="a data set's name or a .npz file (default: digits)")
+    evaluate.add_argument(
+        "--picture", metavar="FILE", default="confusion.png", help="where to draw (default: confusion.png)"
     )
+    return parser
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``train``; their defaults are those of TrainOptions."""
+    from minires.training import TrainOptions
+
     explained = {
         "model": f"the network: {', '.join(minires.models.list_models())}",
         "data": f"the data set: {', '.join(minires.data.DATASETS)}",
@@ -54,14 +137,27 @@ def make_parser() -> argparse.ArgumentParser:
         "device": "cpu or cuda",
     }
     for field in fields(TrainOptions):
-        train.add_argument(
+        parser.add_argument(
             f"--{field.name.replace('_', '-')}",
             type=type(field.default),
             default=field.default,
             help=f"{explained[field.name]} (default: {field.default})",
         )
-    train.add_argument("--out", metavar="FOLDER", help="where to leave the run (default: runs/MODEL-DATA, numbered)")
-    return parser
+    parser.add_argument("--out", metavar="FOLDER", help="where to leave the run (default: runs/MODEL-DATA, numbered)")
+
+
+def add_weights_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which network with which weights."""
+    parser.add_argument("--model", required=True, help="the network's name")
+    parser.add_argument("--weights", required=True, metavar="FILE", help=".safetensors, .npz, .pth, .pt or .th")
+    parser.add_argument(
+        "--rename",
+        type=renaming,
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="read the names in the file that begin with OLD as NEW (may be given more than once)",
+    )
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -78,6 +174,62 @@ def train(arguments: argparse.Namespace) -> int:
     return 130 if result.interrupted else 0
 
 
+def summary(arguments: argparse.Namespace) -> int:
+    """Run ``minires summary``; returns the exit status."""
+    from minires.summary import summarize
+
+    given = {name: getattr(arguments, name) for name in ("num_classes", "shortcut", "stem", "stride_in")}
+    options = {name: value for name, value in given.items() if value is not None}
+    shape = arguments.input or minires.models.INPUTS[minires.models.model_entry(arguments.model).family]
+    model = minires.models.create_model(arguments.model, in_channels=shape[0], **options)
+    counted = summarize(model, shape)
+    if arguments.json:
+        print(json.dumps({"model": arguments.model, "input": shape, **counted.to_dict()}, indent=2))
+    else:
+        print(counted)
+    return 0
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Run ``minires predict``; returns the exit status: 2 where an image could not be read, after all the others."""
+    from minires import prediction
+
+    if arguments.top < 1:
+        raise ValueError(f"--top must be at least 1, got {arguments.top}")
+    model = prediction.load_model(arguments.model, arguments.weights, dict(arguments.rename))
+    labels = prediction.read_labels(arguments.labels, model.fc.out_features)
+    status = 0
+    for path in arguments.images:
+        try:
+            found = prediction.predict(model, arguments.model, path, labels, arguments.top)
+        except (ValueError, OSError) as error:
+            print(f"minires predict: {error}", file=sys.stderr)
+            status = 2
+            continue
+        print(path)
+        for label, probability in found:
+            print(f"  {probability:7.2%}  {label}")
+    return status
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Run ``minires eval``; returns the exit status."""
+    from minires import prediction
+    from minires.plots import plot_confusion
+
+    dataset = prediction.evaluation_data(arguments.data)
+    model = prediction.load_model(arguments.model, arguments.weights, dict(arguments.rename))
+    found = prediction.confusion(model, dataset)
+    accuracy = found.correct / found.count
+    plot_confusion(found.matrix, arguments.picture, f"{arguments.model} on {arguments.data}: {accuracy:.2%}")
+    print(f"accuracy: {accuracy:.2%} ({found.correct}/{found.count})")
+    print(f"confusion matrix in {arguments.picture}")
+    return 0
+
+
+COMMANDS = {"train": train, "summary": summary, "predict": predict, "eval": evaluate}
+
+
 def main(argv: list[str] | None = None) -> int:
     """What the ``minires`` command runs; returns the exit status: 2 for an argument that cannot work."""
     parser = make_parser()
@@ -86,10 +238,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return train(arguments)
+        return COMMANDS[arguments.command](arguments)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"minires {arguments.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted before anything was trained", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130

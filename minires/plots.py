@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from minires.training import Epoch
 
@@ -46,4 +48,34 @@ def plot_curves(history: list[Epoch], path: str | Path, title: str = "") -> None
         last = history[-1]
         error_axes.set_title(f"after epoch {last.epoch}: test accuracy {last.test_accuracy:.2%}")
     loss_axes.set_title(title)
+    figure.savefig(path)
+
+
+def plot_confusion(matrix: np.ndarray, path: str | Path, title: str = "", labels: list[str] | None = None) -> None:
+    """A confusion matrix as a PNG: rows are the truth, columns the prediction, the diagonal is right.
+
+    Args: matrix (classes, classes), counts; path, where to write; labels, the classes' names (numbers where None).
+    Errors: OSError where the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    count = len(matrix)
+    side = min(max(4.0, 0.5 * count), 12.0)
+    figure = Figure(figsize=(side + 1, side), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8)
+    if count <= 20:
+        for i in range(count):
+            for j in range(count):
+                if matrix[i, j]:
+                    color = "white" if shares[i, j] > 0.5 else "black"
+                    axes.text(j, i, f"{matrix[i, j]}", ha="center", va="center", color=color, fontsize=8)
+        names = [str(i) for i in range(count)] if labels is None else labels
+        axes.set_xticks(range(count), names, rotation=0 if labels is None else 90)
+        axes.set_yticks(range(count), names)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("truth")
+    axes.set_title(title)
     figure.savefig(path)

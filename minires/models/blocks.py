@@ -1,19 +1,36 @@
-"""The two residual blocks of He et al. 2015, and the shortcuts past them.
+"""The residual blocks of He et al. 2015, the shortcuts past them, and the same block without one.
 
-Both compute relu(F(x) + shortcut(x)). A shortcut is the identity wherever F keeps the shape. Where F changes it:
+A residual block computes relu(F(x) + shortcut(x)). The shortcut is the identity wherever F keeps the shape; else:
 
     option A    every stride-th pixel, and zeros for the new channels: no parameters
     option B    a 1x1 convolution with batch norm
     option C    as B, and also where the shape stays
+
+Every block takes (in_channels, channels, stride, options): see BlockOptions.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from minires import functional as F
 from minires.nn import BatchNorm2d, Conv2d, Module, ReLU, Sequential
 from minires.tensor import Tensor
+
+
+class BlockOptions(NamedTuple):
+    """What all blocks of a network have in common."""
+
+    shortcut: str = "B"  # "A", "B" or "C"
+    groups: int = 1  # of the 3x3 convolution of a Bottleneck: 32 in ResNeXt
+    width_per_group: int = 64  # 64 means as many channels as the stage says: 128 in a wide ResNet
+    stride_in: str = "3x3"  # which convolution of a Bottleneck has the stride: "3x3" (v1.5) or "1x1" (the paper's)
+    generator: np.random.Generator | None = None  # of the initial weights
+
+
+DEFAULTS = BlockOptions()
 
 
 class ShortcutA(Module):
@@ -31,28 +48,55 @@ class ShortcutA(Module):
 
 
 def make_shortcut(
-    option: str, in_channels: int, out_channels: int, stride: int, generator: np.random.Generator | None
+    in_channels: int, out_channels: int, stride: int, options: BlockOptions, norm: bool = True
 ) -> Module | None:
-    """The shortcut past a block: None where it is the identity.
+    """The shortcut past a block: None where it is the identity; norm=False leaves out the batch norm of B and C.
 
     Errors: ValueError for another option than A, B or C.
     """
-    if option not in ("A", "B", "C"):
-        raise ValueError(f'shortcut must be "A", "B" or "C", got {option!r}')
-    if option != "C" and stride == 1 and in_channels == out_channels:
+    if options.shortcut not in ("A", "B", "C"):
+        raise ValueError(f'shortcut must be "A", "B" or "C", got {options.shortcut!r}')
+    if options.shortcut != "C" and stride == 1 and in_channels == out_channels:
         return None
-    if option == "A":
+    if options.shortcut == "A":
         return ShortcutA(out_channels, stride)
-    return Sequential(
-        Conv2d(in_channels, out_channels, 1, stride, bias=False, generator=generator),
-        BatchNorm2d(out_channels),
+    projection = Conv2d(in_channels, out_channels, 1, stride, bias=False, generator=options.generator)
+    return Sequential(projection, BatchNorm2d(out_channels)) if norm else Sequential(projection)
+
+
+def conv3x3(
+    in_channels: int, out_channels: int, stride: int, options: BlockOptions, groups: int = 1, dilation: int = 1
+) -> Conv2d:
+    """A 3x3 convolution without bias, padded so that stride 1 keeps the image's size."""
+    return Conv2d(
+        in_channels,
+        out_channels,
+        3,
+        stride,
+        padding=dilation,
+        dilation=dilation,
+        groups=groups,
+        bias=False,
+        generator=options.generator,
     )
+
+
+def conv1x1(in_channels: int, out_channels: int, stride: int, options: BlockOptions) -> Conv2d:
+    """A 1x1 convolution without bias."""
+    return Conv2d(in_channels, out_channels, 1, stride, bias=False, generator=options.generator)
+
+
+def refuse_bottleneck_options(block: str, options: BlockOptions, dilation: int) -> None:
+    """Errors: ValueError for options that only a Bottleneck has."""
+    if options.groups != 1 or options.width_per_group != 64 or dilation != 1 or options.stride_in != "3x3":
+        raise ValueError(f"{block} has no groups, width_per_group, stride_in or dilation: take a Bottleneck network")
 
 
 class BasicBlock(Module):
     """Two 3x3 convolutions and a shortcut: the block of ResNet-18, 34 and the CIFAR networks.
 
     Shapes: (N, in_channels, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)).
+    Errors: ValueError for options that only a Bottleneck has.
     Source: He et al. 2015, figure 5 left; torchvision.models.resnet.BasicBlock, with its parameter names.
     """
 
@@ -63,15 +107,16 @@ class BasicBlock(Module):
         in_channels: int,
         channels: int,
         stride: int = 1,
-        shortcut: str = "B",
-        generator: np.random.Generator | None = None,
+        options: BlockOptions = DEFAULTS,
+        dilation: int = 1,
     ):
-        self.conv1 = Conv2d(in_channels, channels, 3, stride, padding=1, bias=False, generator=generator)
+        refuse_bottleneck_options("BasicBlock", options, dilation)
+        self.conv1 = conv3x3(in_channels, channels, stride, options)
         self.bn1 = BatchNorm2d(channels)
         self.relu = ReLU()
-        self.conv2 = Conv2d(channels, channels, 3, padding=1, bias=False, generator=generator)
+        self.conv2 = conv3x3(channels, channels, 1, options)
         self.bn2 = BatchNorm2d(channels)
-        self.downsample = make_shortcut(shortcut, in_channels, channels, stride, generator)
+        self.downsample = make_shortcut(in_channels, channels, stride, options)
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
@@ -85,11 +130,12 @@ class BasicBlock(Module):
 
 
 class Bottleneck(Module):
-    """A 1x1 convolution that narrows, a 3x3 one, and a 1x1 one that widens fourfold, with a shortcut.
+    """A 1x1 convolution that narrows, a 3x3 one, and a 1x1 one that widens to 4 channels, with a shortcut.
 
-    The stride is in the 3x3 convolution ("v1.5", as torchvision's published weights have it).
     Shapes: (N, in_channels, H, W) -> (N, 4 channels, ceil(H / stride), ceil(W / stride)).
-    Source: He et al. 2015, figure 5 right; torchvision.models.resnet.Bottleneck, with its parameter names.
+    Errors: ValueError for a stride_in other than "3x3" and "1x1".
+    Source: He et al. 2015, figure 5 right; torchvision.models.resnet.Bottleneck, with its parameter names; groups:
+        Xie et al. 2017; width_per_group: Zagoruyko & Komodakis 2016.
     """
 
     expansion = 4
@@ -99,18 +145,22 @@ class Bottleneck(Module):
         in_channels: int,
         channels: int,
         stride: int = 1,
-        shortcut: str = "B",
-        generator: np.random.Generator | None = None,
+        options: BlockOptions = DEFAULTS,
+        dilation: int = 1,
     ):
+        if options.stride_in not in ("3x3", "1x1"):
+            raise ValueError(f'stride_in must be "3x3" or "1x1", got {options.stride_in!r}')
+        first, second = (1, stride) if options.stride_in == "3x3" else (stride, 1)
+        width = channels * options.width_per_group // 64 * options.groups
         out_channels = channels * self.expansion
-        self.conv1 = Conv2d(in_channels, channels, 1, bias=False, generator=generator)
-        self.bn1 = BatchNorm2d(channels)
-        self.conv2 = Conv2d(channels, channels, 3, stride, padding=1, bias=False, generator=generator)
-        self.bn2 = BatchNorm2d(channels)
-        self.conv3 = Conv2d(channels, out_channels, 1, bias=False, generator=generator)
+        self.conv1 = conv1x1(in_channels, width, first, options)
+        self.bn1 = BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, second, options, options.groups, dilation)
+        self.bn2 = BatchNorm2d(width)
+        self.conv3 = conv1x1(width, out_channels, 1, options)
         self.bn3 = BatchNorm2d(out_channels)
         self.relu = ReLU()
-        self.downsample = make_shortcut(shortcut, in_channels, out_channels, stride, generator)
+        self.downsample = make_shortcut(in_channels, out_channels, stride, options)
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
@@ -123,4 +173,37 @@ class Bottleneck(Module):
         out = self.conv3(out)
         out = self.bn3(out)
         out = F.residual_add(identity, out)
+        return self.relu(out)
+
+
+class PlainBlock(Module):
+    """BasicBlock without its shortcut: what deep networks were made of before.
+
+    Shapes: (N, in_channels, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)).
+    Source: the plain networks of He et al. 2015, section 3.3.
+    """
+
+    expansion = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        options: BlockOptions = DEFAULTS,
+        dilation: int = 1,
+    ):
+        refuse_bottleneck_options("PlainBlock", options, dilation)
+        self.conv1 = conv3x3(in_channels, channels, stride, options)
+        self.bn1 = BatchNorm2d(channels)
+        self.relu = ReLU()
+        self.conv2 = conv3x3(channels, channels, 1, options)
+        self.bn2 = BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(x)
+        out = self.bn1(out)
+        out = self.relu(out)
+        out = self.conv2(out)
+        out = self.bn2(out)
         return self.relu(out)

@@ -28,6 +28,27 @@ class LoadResult(NamedTuple):
     unexpected_keys: list[str]
 
 
+def translate(state: Mapping[str, Any], own: Mapping[str, Any], rename: Mapping[str, str]) -> dict[str, Any]:
+    """A state_dict under a module's own names: without DataParallel's ``module.``, and with prefixes renamed.
+
+    Errors: RuntimeError where two names become one.
+    """
+    prefix = "module."
+    wrapped = state and all(name.startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in own)
+    translated: dict[str, Any] = {}
+    for name, value in state.items():
+        if wrapped:
+            name = name.removeprefix(prefix)
+        for old, new in rename.items():
+            if name == old or name.startswith(f"{old}."):
+                name = new + name[len(old) :]
+                break
+        if name in translated:
+            raise RuntimeError(f"load_state_dict: two entries are both called {name} after renaming")
+        translated[name] = value
+    return translated
+
+
 class Module:
     """Base of all layers and networks: subclass it, assign parts in ``__init__``, compute in ``forward``.
 
@@ -189,15 +210,21 @@ class Module:
                 state[f"{prefix}.{name}" if prefix else name] = tensor.detach()
         return state
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, rename: Mapping[str, str] | None = None
+    ) -> LoadResult:
         """Copy values into parameters and buffers by name. Everything is checked before anything is written.
 
-        Args: state_dict, names to Tensors or arrays; strict, whether missing and unexpected names are errors.
+        The prefix ``module.`` that DataParallel leaves on every name is dropped, and a missing num_batches_tracked (of
+        networks saved before PyTorch 0.4.1) keeps its value here.
+        Args: state_dict, names to Tensors or arrays; strict, whether missing and unexpected names are errors; rename,
+            for other names: ``{"linear": "fc"}`` reads ``linear.weight`` as ``fc.weight``.
         Returns: the missing and the unexpected names.
         Errors: RuntimeError that lists every missing, unexpected and wrongly shaped key; the module keeps what it had.
         """
         own = self.state_dict()
-        missing = [name for name in own if name not in state_dict]
+        state_dict = translate(state_dict, own, rename or {})
+        missing = [name for name in own if name not in state_dict and not name.endswith("num_batches_tracked")]
         unexpected = [name for name in state_dict if name not in own]
         problems = []
         arrays = {}

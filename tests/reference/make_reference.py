@@ -3,7 +3,8 @@
 Run it again only when an operation is added: ``python tests/reference/make_reference.py`` (needs PyTorch).
 operations.npz: for each operation three cases, with inputs, options, a random upstream gradient, the output and all
 gradients, in float64. networks.npz: a BasicBlock, a Bottleneck and a small ResNet with their state, before and after
-one training step.
+one training step. families.npz: of one network of every family, fingerprints of logits, gradients and statistics, and
+of the weights after twenty steps of SGD.
 """
 
 import json
@@ -16,6 +17,7 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+from families import FAMILIES, TRAINED, fingerprint, torch_results, torch_training  # noqa: E402
 from networks import INPUTS, torch_networks  # noqa: E402
 from operations import OPERATIONS, run_torch, sizes_from  # noqa: E402
 
@@ -80,8 +82,24 @@ def write_networks():
     np.savez_compressed(HERE / "networks.npz", **arrays)
 
 
+def write_families():
+    arrays = {}
+    for name in FAMILIES:
+        results = torch_results(name)
+        arrays[f"{name}/names"] = np.array(list(results))
+        arrays[f"{name}/results"] = np.stack([fingerprint(value) for value in results.values()])
+        print(name, "done", flush=True)
+    for name in TRAINED:
+        results = torch_training(name)
+        arrays[f"{name}/trained names"] = np.array(list(results))
+        arrays[f"{name}/trained"] = np.stack([fingerprint(value) for value in results.values()])
+        print(name, "trained", flush=True)
+    np.savez_compressed(HERE / "families.npz", **arrays)
+
+
 if __name__ == "__main__":
     write_operations()
     write_networks()
+    write_families()
     for path in sorted(HERE.glob("*.npz")):
         print(f"{path.name}: {path.stat().st_size / 1024:.0f} KB")

@@ -1,0 +1,79 @@
+"""Real image files as the networks want them: read, resized, cropped and normalised as torchvision does."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: Of ImageNet's training images, red, green, blue, on a scale of 0 to 1.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+LARGEST = 64_000_000  # pixels, before and after resizing
+
+
+def open_image(path: str | os.PathLike) -> Image:
+    """An image file in colour: grey becomes equal red, green and blue; transparency is dropped, as torchvision does.
+
+    Errors: FileNotFoundError where there is none; ValueError for a file that is no image, damaged, or too large.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > LARGEST:
+                raise ValueError(f"{os.fspath(path)} has {image.width}x{image.height} pixels, more than {LARGEST:,}")
+            if image.mode.startswith("I;16"):
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+            if image.mode in ("I", "F"):
+                raise ValueError(f"{os.fspath(path)} has pixels of 32 bits, whose range is unknown: save it with 8")
+            return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{os.fspath(path)} is not an image file") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, (FileNotFoundError, IsADirectoryError, PermissionError)):
+            raise
+        raise ValueError(f"{os.fspath(path)} is damaged: {error}") from error
+
+
+def resize_and_crop(image: Image, resize: int, crop: int) -> Image:
+    """The shorter side to ``resize`` pixels (bilinear, antialiased), then the centre square of ``crop`` pixels.
+
+    Errors: ValueError for an image so narrow that resizing it would need too much memory.
+    Source: torchvision.transforms.Resize and CenterCrop.
+    """
+    from PIL.Image import Resampling
+
+    shorter, longer = sorted(image.size)
+    long_side = int(resize * longer / shorter)
+    if resize * long_side > LARGEST:
+        raise ValueError(f"an image of {image.width}x{image.height} pixels is too narrow to resize to {resize}")
+    width, height = (resize, long_side) if image.width <= image.height else (long_side, resize)
+    image = image.resize((width, height), Resampling.BILINEAR)
+    top, left = int(round((height - crop) / 2.0)), int(round((width - crop) / 2.0))
+    return image.crop((left, top, left + crop, top + crop))
+
+
+def normalize(pixels: np.ndarray) -> np.ndarray:
+    """Bytes as the networks want them: minus the mean, divided by the standard deviation of ImageNet.
+
+    Shapes: pixels (N, 3, H, W) uint8 -> the same, float32.
+    """
+    mean = np.array(MEAN, np.float32)[:, None, None]
+    std = np.array(STD, np.float32)[:, None, None]
+    return (pixels.astype(np.float32) / np.float32(255) - mean) / std
+
+
+def read_image(path: str | os.PathLike, resize: int = 256, crop: int = 224) -> np.ndarray:
+    """An image file as the input of a network.
+
+    Shapes: -> (3, crop, crop) float32.
+    Errors: as open_image and resize_and_crop.
+    """
+    image = resize_and_crop(open_image(path), resize, crop)
+    return normalize(np.asarray(image).transpose(2, 0, 1)[None])[0]

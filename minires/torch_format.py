@@ -1,0 +1,284 @@
+"""PyTorch's files (.pth, .pt, .th) read and written without PyTorch.
+
+Since 1.6 such a file is a zip with a pickle (data.pkl) and one entry of raw numbers a storage; before, it was a run of
+pickles followed by the raw numbers. A pickle is a program: it can ask for any function of any library by name. The
+unpickler here knows the few names that a tensor needs and refuses every other before it is looked up, so no code from a
+file ever runs. What comes out is made of dicts, lists, numbers, text and NumPy arrays.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before 1.6
+PROTOCOL = 1001
+
+#: The storage classes of PyTorch, and NumPy's type for their numbers (bfloat16 is widened when it is read).
+STORAGES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": "<u2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "<i1",
+    "ByteStorage": "<u1",
+    "BoolStorage": "?",
+}
+
+
+class CheckpointError(ValueError):
+    """A file of weights that cannot be read: damaged, of another kind, or asking for what no tensor needs."""
+
+
+class StorageKind(NamedTuple):
+    """A storage class that a pickle named."""
+
+    name: str
+
+
+class Storage:
+    """The numbers behind one or several tensors; they may arrive after the pickle that speaks of them."""
+
+    def __init__(self, kind: str, numel: int):
+        self.kind = kind
+        self.numel = numel
+        self.array: np.ndarray | None = None
+
+    def fill(self, raw: bytes) -> None:
+        """Errors: CheckpointError where there are fewer or more bytes than numbers were promised."""
+        dtype = np.dtype(STORAGES[self.kind])
+        if len(raw) != self.numel * dtype.itemsize:
+            raise CheckpointError(f"a storage of {self.numel} {dtype} has {len(raw)} bytes: the file is damaged")
+        self.array = np.frombuffer(raw, dtype)
+
+
+class TensorRecord(NamedTuple):
+    """A tensor as a pickle describes it: a view of a storage."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def to_array(self) -> np.ndarray:
+        """A copy of the view as an array.
+
+        Errors: CheckpointError where the view reaches outside its storage, or repeats numbers.
+        """
+        whole = (self.offset, *self.size, *self.stride)
+        if not all(isinstance(n, int) and n >= 0 for n in whole) or len(self.size) != len(self.stride):
+            raise CheckpointError(f"a tensor of size {self.size}, stride {self.stride}, offset {self.offset}")
+        array = self.storage.array
+        if array is None:
+            raise CheckpointError("a tensor's numbers are not in the file")
+        count = math.prod(self.size)
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
+        if count > array.size or (count > 0 and last >= array.size):
+            raise CheckpointError(f"a tensor of size {self.size} reaches outside its storage of {array.size} numbers")
+        if count == 0:
+            view = np.zeros(self.size, array.dtype)
+        else:
+            steps = tuple(s * array.itemsize for s in self.stride)
+            view = np.lib.stride_tricks.as_strided(array[self.offset :], self.size, steps, writeable=False)
+        if self.storage.kind == "BFloat16Storage":  # the upper half of a float32
+            return (view.astype(np.uint32) << 16).view(np.float32)
+        return np.array(view, order="C")
+
+
+def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *unused: Any) -> TensorRecord:
+    """What stands in for torch._utils._rebuild_tensor_v2."""
+    if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
+        raise CheckpointError("a tensor's description is not what PyTorch writes")
+    return TensorRecord(storage, offset, size, stride)
+
+
+def rebuild_parameter(data: Any, *unused: Any) -> Any:
+    """What stands in for torch._utils._rebuild_parameter."""
+    return data
+
+
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): rebuild_tensor,  # before 0.4
+    ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+}
+for _name in STORAGES:
+    ALLOWED["torch", _name] = StorageKind(_name)
+
+
+class TensorUnpickler(pickle.Unpickler):
+    """An unpickler that knows the names a tensor needs and no other."""
+
+    def __init__(self, file: Any, storages: dict[str, Storage]):
+        super().__init__(file, encoding="latin1")
+        self.storages = storages
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Errors: CheckpointError for a name that no tensor needs."""
+        try:
+            return ALLOWED[module, name]
+        except KeyError:
+            raise CheckpointError(
+                f"refused: the file asks for {module}.{name}, which no tensor needs, and may run code"
+            ) from None
+
+    def persistent_load(self, pid: Any) -> Storage:
+        """A storage by its key: ("storage", class, key, device, numel), before 1.6 with a sixth entry."""
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], StorageKind):
+            raise CheckpointError(f"the file refers to {str(pid)[:60]!r}, expected a storage")
+        kind, key, numel = pid[1].name, str(pid[2]), pid[4]
+        if len(pid) > 5 and pid[5] is not None:
+            raise CheckpointError("the file has storages that are views of others, as only very old PyTorch wrote")
+        if not isinstance(numel, int) or numel < 0:
+            raise CheckpointError(f"a storage of {numel!r} numbers")
+        if key not in self.storages:
+            self.storages[key] = Storage(kind, numel)
+        return self.storages[key]
+
+
+def unpickle(file: Any, storages: dict[str, Storage] | None = None) -> Any:
+    """The next object of a pickle.
+
+    Errors: CheckpointError for whatever goes wrong.
+    """
+    try:
+        return TensorUnpickler(file, {} if storages is None else storages).load()
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        raise CheckpointError(f"damaged, or not a file of PyTorch: {type(error).__name__}: {error}") from error
+
+
+def resolve(value: Any) -> Any:
+    """Tensors as arrays, all through dicts, lists and tuples.
+
+    Errors: CheckpointError for something else than data, or nested too deep.
+    """
+    if isinstance(value, TensorRecord):
+        return value.to_array()
+    if isinstance(value, dict):
+        return {key: resolve(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(resolve(item) for item in value)
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        return value
+    raise CheckpointError(f"the file holds a {type(value).__name__}, expected tensors, numbers and text")
+
+
+def read(content: bytes) -> Any:
+    """What a PyTorch file holds, with NumPy arrays for tensors.
+
+    Errors: CheckpointError for a damaged or foreign file, and for a pickle that asks for more than a tensor needs.
+    """
+    try:
+        return resolve(read_zip(content) if content[:4] == b"PK\x03\x04" else read_legacy(content))
+    except RecursionError as error:
+        raise CheckpointError("the file's contents are nested too deep") from error
+
+
+def read_zip(content: bytes) -> Any:
+    """The format since PyTorch 1.6."""
+    storages: dict[str, Storage] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = {name.partition("/")[2]: name for name in archive.namelist()}
+            if "data.pkl" not in names:
+                raise CheckpointError("a zip without data.pkl: not a file of weights that PyTorch wrote")
+            for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > len(content):
+                    raise CheckpointError("a compressed zip: PyTorch stores its numbers as they are")
+            if "byteorder" in names and archive.read(names["byteorder"]) != b"little":
+                raise CheckpointError("the numbers are big-endian, which is not read")
+            result = unpickle(io.BytesIO(archive.read(names["data.pkl"])), storages)
+            for key, storage in storages.items():
+                if f"data/{key}" not in names:
+                    raise CheckpointError(f"the numbers of storage {key} are not in the file")
+                storage.fill(archive.read(names[f"data/{key}"]))
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, struct.error) as error:
+        if isinstance(error, RecursionError):
+            raise
+        raise CheckpointError(f"damaged zip: {error}") from error
+    return result
+
+
+def read_legacy(content: bytes) -> Any:
+    """The format before 1.6: magic number, version, system, object, keys; then each storage's count and bytes."""
+    file = io.BytesIO(content)
+    if unpickle(file) != MAGIC:
+        raise CheckpointError("not a file of PyTorch: its first pickle is not the magic number")
+    version, system = unpickle(file), unpickle(file)
+    if version != PROTOCOL or not isinstance(system, dict) or not system.get("little_endian", True):
+        raise CheckpointError(f"a PyTorch file of version {version}, expected {PROTOCOL} in little-endian order")
+    storages: dict[str, Storage] = {}
+    result = unpickle(file, storages)
+    keys = unpickle(file)
+    if not isinstance(keys, list) or {str(key) for key in keys} != set(storages):
+        raise CheckpointError("the list of storages does not match the tensors: the file is damaged")
+    for key in keys:
+        storage = storages[str(key)]
+        count = file.read(8)
+        if len(count) != 8 or struct.unpack("<q", count)[0] != storage.numel:
+            raise CheckpointError("a storage's count does not match its tensors: the file is damaged")
+        storage.fill(file.read(storage.numel * np.dtype(STORAGES[storage.kind]).itemsize))
+    if file.read(1):
+        raise CheckpointError("there are bytes after the last storage: the file is damaged")
+    return result
+
+
+# ---- Writing ----------------------------------------------------------------------------------------------------
+
+
+def write(arrays: dict[str, np.ndarray]) -> bytes:
+    """A state_dict in the zip format, for ``torch.load(path, weights_only=True)``.
+
+    Errors: TypeError for a dtype that PyTorch has not.
+    """
+    pickled = [b"\x80\x02ccollections\nOrderedDict\n)R("]  # protocol 2; OrderedDict(); mark for its items
+    raw = []
+    for name, array in arrays.items():
+        kind = next((k for k, d in STORAGES.items() if np.dtype(d) == array.dtype and k != "BFloat16Storage"), None)
+        if kind is None:
+            raise TypeError(f"{name}: PyTorch's files have no {array.dtype}")
+        strides = [math.prod(array.shape[i + 1 :]) for i in range(array.ndim)]
+        pickled += [
+            text(name),
+            b"ctorch._utils\n_rebuild_tensor_v2\n((",  # the function; marks: its arguments, the storage's description
+            text("storage") + f"ctorch\n{kind}\n".encode() + text(str(len(raw))) + text("cpu") + integer(array.size),
+            b"tQ" + integer(0),  # the description's end: a persistent id; the offset
+            b"(" + b"".join(integer(n) for n in array.shape) + b"t",
+            b"(" + b"".join(integer(n) for n in strides) + b"t",
+            b"\x89ccollections\nOrderedDict\n)RtR",  # requires_grad False; hooks: OrderedDict(); end, call
+        ]
+        raw.append(np.ascontiguousarray(array).tobytes())
+    pickled.append(b"u.")  # set the items; stop
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data.pkl", b"".join(pickled))
+        archive.writestr("archive/byteorder", b"little")
+        for i, numbers in enumerate(raw):
+            archive.writestr(f"archive/data/{i}", numbers)
+        archive.writestr("archive/version", b"3\n")
+    return buffer.getvalue()
+
+
+def text(value: str) -> bytes:
+    """A string as a pickle writes it (BINUNICODE)."""
+    encoded = value.encode()
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+def integer(value: int) -> bytes:
+    """A number as a pickle writes it (LONG1)."""
+    encoded = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(encoded)]) + encoded

@@ -1,0 +1,103 @@
+"""Every family of networks beside PyTorch: fingerprints everywhere, every number where PyTorch is installed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from closeness import assert_close
+from conftest import TORCH
+from families import (
+    FAMILIES,
+    STEPS,
+    TRAINED,
+    batch,
+    fingerprint,
+    minires_network,
+    torch_results,
+    torch_training,
+    weights,
+)
+
+import minires
+import minires.functional as F
+from minires import Tensor, no_grad
+from minires.optim import SGD, MultiStepLR
+
+GOLDEN = np.load(Path(__file__).parent / "reference" / "families.npz")
+
+
+def network_of(name, dtype):
+    network = minires_network(name).to(dtype)
+    network.load_state_dict(weights({key: value.shape for key, value in network.state_dict().items()}))
+    return network
+
+
+def results_of(name, dtype):
+    network = network_of(name, dtype)
+    images, _, dy = batch(name)
+    network.eval()
+    with no_grad():
+        results = {"evaluation": network(Tensor(images.astype(dtype))).numpy()}
+    x = Tensor(images.astype(dtype), requires_grad=True)
+    logits = network.train()(x)
+    logits.backward(dy.astype(dtype))
+    results.update({"logits": logits.detach().numpy(), "dx": x.grad.numpy()})
+    results.update({f"grad {key}": p.grad.numpy() for key, p in network.named_parameters()})
+    results.update({f"buffer {key}": value.numpy() for key, value in network.named_buffers()})
+    return results
+
+
+def compare_fingerprints(results, key, names_key, tolerance):
+    names = [str(name) for name in GOLDEN[names_key]]
+    assert names == list(results)
+    for name, expected in zip(names, GOLDEN[key], strict=True):
+        found = fingerprint(results[name])
+        size = max(expected[0], 1e-30)
+        assert abs(found - expected).max() <= tolerance * size, f"{name}: {abs(found - expected).max() / size:.2g}"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_float64(name):
+    """Logits in evaluation and training, the gradient of everything, every running statistic: to 1e-10."""
+    results = results_of(name, np.float64)
+    compare_fingerprints(results, f"{name}/results", f"{name}/names", 1e-10)
+    if TORCH:
+        expected = torch_results(name)
+        assert list(expected) == list(results)
+        for key, value in expected.items():
+            assert_close(results[key], value, 1e-10, key)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_float32(name):
+    """The same in float32, by norm: to 1e-4 of PyTorch's float64."""
+    results = results_of(name, np.float32)
+    assert all(value.dtype == np.float32 for key, value in results.items() if "num_batches" not in key)
+    compare_fingerprints(results, f"{name}/results", f"{name}/names", 1e-4)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_twenty_steps(name):
+    """Momentum, weight decay and a schedule: after twenty steps every parameter is PyTorch's to 1e-8."""
+    network = network_of(name, np.float64)
+    optimizer = SGD(network.parameters(), lr=TRAINED[name], momentum=0.9, weight_decay=1e-3)
+    schedule = MultiStepLR(optimizer, [8, 15])
+    for step in range(STEPS):
+        images, labels, _ = batch(name, seed=step % 4)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(Tensor(images)), Tensor(labels))
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    results = {"loss": np.asarray(loss.item()), **{k: v.numpy() for k, v in network.state_dict().items()}}
+    compare_fingerprints(results, f"{name}/trained", f"{name}/trained names", 1e-8)
+    if TORCH:
+        for key, value in torch_training(name).items():
+            assert_close(results[key], value, 1e-8, key)
+
+
+def test_features_come_out_without_the_top():
+    network = minires.create_model("resnet50", include_top=False, replace_stride_with_dilation=(False, False, True))
+    network.eval()
+    assert network(Tensor(np.zeros((1, 3, 64, 64), np.float32))).shape == (1, 2048, 4, 4)
+    assert not any(name.startswith("fc") for name in network.state_dict())
