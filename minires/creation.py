@@ -19,7 +19,9 @@ def from_numpy(array: np.ndarray) -> Tensor:
     """A Tensor that shares a NumPy array's memory. Errors: TypeError for anything else. Source: torch.from_numpy."""
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         raise TypeError(f"from_numpy: expected a NumPy array of numbers, got {type(array).__name__}")
-    return wrap(array)
+    if not array.dtype.isnative:
+        raise TypeError(f"from_numpy: expected the machine's own byte order, got {array.dtype.str}: use Tensor(array)")
+    return wrap(np.asarray(array))
 
 
 def zeros(*shape: Any, dtype: Any = float32, device: str | None = None, requires_grad: bool = False) -> Tensor:

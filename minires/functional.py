@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 
 from minires import kernels, random
-from minires.tensor import Tensor, apply, array_of, check_devices, operands, record
+from minires.tensor import (
+    Tensor,
+    apply,
+    array_of,
+    check_devices,
+    floating,
+    one_dtype,
+    operands,
+    record,
+    require_tensors,
+)
 
 IntOrPair = int | tuple[int, int]
 
@@ -27,6 +37,7 @@ def conv2d(
     Errors: ValueError or TypeError for sizes, options or dtypes that do not fit.
     Source: torch.nn.functional.conv2d.
     """
+    require_tensors("conv2d", input, weight, bias)
     inputs = (input, weight) if bias is None else (input, weight, bias)
     return apply(
         kernels.conv2d_forward,
@@ -58,6 +69,12 @@ def batch_norm(
     Errors: ValueError for one value a channel in training, for evaluation without statistics, for wrong shapes.
     Source: torch.nn.functional.batch_norm.
     """
+    require_tensors("batch_norm", input, running_mean, running_var, weight, bias)
+    if momentum is None:
+        raise ValueError("batch_norm: momentum must be a number, got None (BatchNorm2d knows how to average)")
+    for name, statistic in (("running_mean", running_mean), ("running_var", running_var)):
+        if statistic is not None and statistic.shape != input.shape[1:2]:
+            raise ValueError(f"batch_norm: {name} must have shape {input.shape[1:2]}, got {statistic.shape}")
     gamma = None if weight is None else weight.array
     beta = None if bias is None else bias.array
     given = tuple([x for x in (input, weight, bias, running_mean, running_var) if x is not None])
@@ -85,12 +102,12 @@ def relu(input: Tensor) -> Tensor:
 
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + e^-x). Any shape. Source: torch.sigmoid."""
-    return apply(kernels.sigmoid_forward, kernels.sigmoid_backward, input.floating())
+    return apply(kernels.sigmoid_forward, kernels.sigmoid_backward, *floating(input))
 
 
 def tanh(input: Tensor) -> Tensor:
     """Hyperbolic tangent. Any shape. Source: torch.tanh."""
-    return apply(kernels.tanh_forward, kernels.tanh_backward, input.floating())
+    return apply(kernels.tanh_forward, kernels.tanh_backward, *floating(input))
 
 
 def max_pool2d(
@@ -201,8 +218,11 @@ def dropout(
     Errors: ValueError for a p outside 0 <= p <= 1.
     Source: torch.nn.functional.dropout.
     """
+    p = float(p)
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: p must lie between 0 and 1, got {p}")
+    if input.dtype.kind != "f":
+        raise TypeError(f"dropout: input must be floating point, got {input.dtype}")
     if not training or p == 0:
         return input
     generator = random.default_generator(generator)
@@ -211,12 +231,12 @@ def dropout(
 
 def softmax(input: Tensor, dim: int = -1) -> Tensor:
     """Probabilities from logits, along dim. Any shape. Source: torch.softmax."""
-    return apply(kernels.softmax_forward, kernels.softmax_backward, input.floating(), axis=dim)
+    return apply(kernels.softmax_forward, kernels.softmax_backward, *floating(input), axis=dim)
 
 
 def log_softmax(input: Tensor, dim: int = -1) -> Tensor:
     """Logarithm of the softmax along dim. Any shape. Source: torch.log_softmax."""
-    return apply(kernels.log_softmax_forward, kernels.log_softmax_backward, input.floating(), axis=dim)
+    return apply(kernels.log_softmax_forward, kernels.log_softmax_backward, *floating(input), axis=dim)
 
 
 def cross_entropy(
@@ -266,12 +286,12 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 def cat(tensors: list[Tensor] | tuple[Tensor, ...], dim: int = 0) -> Tensor:
     """Tensors one after the other along dim. Errors: ValueError where they do not fit. Source: torch.cat."""
-    return apply(kernels.concatenate_forward, kernels.concatenate_backward, *tensors, axis=dim)
+    return apply(kernels.concatenate_forward, kernels.concatenate_backward, *one_dtype(tensors), axis=dim)
 
 
 def stack(tensors: list[Tensor] | tuple[Tensor, ...], dim: int = 0) -> Tensor:
     """Tensors along a new axis. Errors: ValueError where shapes differ. Source: torch.stack."""
-    return apply(kernels.stack_forward, kernels.stack_backward, *tensors, axis=dim)
+    return apply(kernels.stack_forward, kernels.stack_backward, *one_dtype(tensors), axis=dim)
 
 
 def matmul(input: Tensor, other: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from minires.tensor import Tensor
 
+CO_GENERATOR = 0x20  # inspect.CO_GENERATOR, without importing inspect
+
 PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -38,41 +40,63 @@ def is_grad_enabled() -> bool:
     return mode.recording
 
 
-class set_grad_enabled:
-    """Switches recording on or off: ``with set_grad_enabled(training):``. Nests; also a decorator."""
+class no_grad:
+    """Inside ``with no_grad():`` nothing is recorded and no cache is kept. Nests; also a decorator, ``@no_grad()``.
 
-    def __init__(self, enabled: bool):
-        self.enabled = bool(enabled)
+    Errors: TypeError as a decorator without brackets, or of a generator function.
+    """
+
+    recording = False
+
+    def __init__(self, function: None = None) -> None:
+        if function is not None:
+            raise TypeError(f"write @{type(self).__name__}() with brackets")
         self.before: list[bool] = []
 
     def __enter__(self) -> None:
         self.before.append(mode.recording)
-        mode.recording = self.enabled
+        mode.recording = self.recording
 
     def __exit__(self, *error: object) -> None:
         mode.recording = self.before.pop()
 
     def __call__(self, function: Callable) -> Callable:
+        if function.__code__.co_flags & CO_GENERATOR:
+            raise TypeError(f"{type(self).__name__} cannot decorate a generator: write the with inside it")
+        recording = self.recording
+
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with set_grad_enabled(self.enabled):
+            before = mode.recording
+            mode.recording = recording
+            try:
                 return function(*args, **kwargs)
+            finally:
+                mode.recording = before
 
         return wrapped
 
 
-class no_grad(set_grad_enabled):
-    """Inside ``with no_grad():`` nothing is recorded and no cache is kept. Nests; also a decorator."""
+class enable_grad(no_grad):
+    """Recording again, inside a no_grad(). Nests; also a decorator, ``@enable_grad()``."""
 
-    def __init__(self) -> None:
-        super().__init__(False)
+    recording = True
 
 
-class enable_grad(set_grad_enabled):
-    """Recording again, inside a no_grad(). Nests; also a decorator."""
+class set_grad_enabled(no_grad):
+    """Switches recording on or off at once, and back where it is used as ``with set_grad_enabled(training):``."""
 
-    def __init__(self) -> None:
-        super().__init__(True)
+    def __init__(self, enabled: bool) -> None:
+        self.recording = bool(enabled)
+        self.before = [mode.recording]
+        mode.recording = self.recording
+
+    def __enter__(self) -> None:
+        mode.recording = self.recording
+
+    def __call__(self, function: Callable) -> Callable:
+        mode.recording = self.before.pop()  # as a decorator it switches only inside the function
+        return super().__call__(function)
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -83,6 +107,7 @@ class Node:
     cache: Any  # what the kernel's forward kept; None once freed
     parents: tuple[Node | Tensor | None, ...]  # one an input
     where: tuple[str, int]  # file and line of the first frame outside MiniRes
+    shape: tuple[int, ...]  # of the result
     grad: Array | None = None  # only while backward() runs
     freed: bool = False
     retained: weakref.ref[Tensor] | None = None  # the tensor that asked for retain_grad()
@@ -126,25 +151,31 @@ def topological_order(last: Node) -> list[Node]:
     return order
 
 
-def pass_on(node: Node, grads: tuple[Array | None, ...]) -> None:
+def pass_on(node: Node, grads: Any, leaves: dict[int, tuple[Tensor, Array]]) -> None:
     """Hand the gradients that a node's backward returned to its parents, adding to what they have.
 
-    An optional input that was left out (a bias) has no parent, and its gradient is None.
-    Errors: RuntimeError where a kernel returned another number of gradients than it had inputs.
+    What arrives at leaves is kept in ``leaves`` until the whole walk has succeeded. An optional input that was left out
+    (a bias) has no parent, and its gradient is None.
+    Errors: RuntimeError where a kernel returned another number of gradients than it had inputs, or another shape.
     """
-    inputs = len(node.parents)
-    if len(grads) < inputs or grads[inputs:] != (None,) * (len(grads) - inputs):
-        raise RuntimeError(f"{node.operation}_backward gave {len(grads)} gradients for {inputs} inputs")
-    for i in range(inputs):
-        parent, grad = node.parents[i], grads[i]
+    if not isinstance(grads, tuple):
+        grads = (grads,)
+    parents = node.parents
+    too_many = [grad for grad in grads[len(parents) :] if grad is not None]
+    if len(grads) < len(parents) or too_many:
+        raise RuntimeError(f"{node.operation}_backward gave {len(grads)} gradients for {len(parents)} inputs")
+    for i in range(len(parents)):
+        parent, grad = parents[i], grads[i]
         if parent is None or grad is None:
             continue
+        if getattr(grad, "shape", None) != parent.shape:
+            came = getattr(grad, "shape", type(grad).__name__)
+            raise RuntimeError(f"{node.operation}_backward gave gradient {i} of shape {came}, expected {parent.shape}")
+        # Never in place: the first gradient may be another parent's too.
         if not isinstance(parent, Node):
-            parent.accumulate_grad(grad)
-        elif parent.grad is None:
-            parent.grad = grad
+            leaves[id(parent)] = (parent, leaves[id(parent)][1] + grad if id(parent) in leaves else grad)
         else:
-            parent.grad = parent.grad + grad  # never in place: the first gradient may be another parent's too
+            parent.grad = grad if parent.grad is None else parent.grad + grad
 
 
 def free(node: Node) -> None:

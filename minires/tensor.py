@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -30,10 +30,20 @@ def apply(forward: Callable, backward: Callable, *inputs: Tensor, **options: Any
     Returns: a Tensor with the kernel's result.
     Errors: ValueError for inputs on two devices, and whatever the kernel raises.
     """
-    arrays = tuple(map(array_of, inputs))
+    try:
+        arrays = tuple(map(array_of, inputs))
+    except AttributeError:
+        require_tensors(name_of(forward), *inputs)
+        raise
     if len(set(map(type, arrays))) > 1:
         check_devices(forward, inputs)
-    y, cache = forward(*arrays, **options)
+    try:
+        y, cache = forward(*arrays, **options)
+    except ValueError as error:
+        if "broadcast" in str(error) and len(arrays) == 2:  # NumPy's own words do not name the operation
+            shapes = f"{arrays[0].shape} and {arrays[1].shape}"
+            raise ValueError(f"{name_of(forward)}: shapes {shapes} do not broadcast") from error
+        raise
     return record(y, cache, backward, inputs)
 
 
@@ -61,7 +71,8 @@ def record(y: Array, cache: Any, backward: Callable, inputs: tuple[Tensor | None
         frame = sys._getframe(1)
         while frame.f_code.co_filename.startswith(PACKAGE) and frame.f_back is not None:
             frame = frame.f_back
-        result.node = Node(backward, cache, tuple(parents), (frame.f_code.co_filename, frame.f_lineno))
+        where = (frame.f_code.co_filename, frame.f_lineno)
+        result.node = Node(backward, cache, tuple(parents), where, result.array.shape)
     return result
 
 
@@ -69,8 +80,22 @@ def check_devices(forward: Callable, inputs: tuple[Tensor, ...]) -> None:
     """Errors: ValueError for an operation whose inputs lie on two devices."""
     if len({x.device for x in inputs}) > 1:
         named = ", ".join([f"{x.device} {x.shape}" for x in inputs])
-        operation = forward.__name__.removesuffix("_forward")
-        raise ValueError(f'{operation}: all tensors must be on one device, got {named}: move them with .to("cuda")')
+        raise ValueError(
+            f'{name_of(forward)}: all tensors must be on one device, got {named}: move them with .to("cuda")'
+        )
+
+
+def name_of(forward: Callable) -> str:
+    """The operation's name, as ``conv2d``, from its kernel's."""
+    return forward.__name__.removesuffix("_forward")
+
+
+def require_tensors(operation: str, *inputs: Any) -> None:
+    """Errors: TypeError for an input that is neither a Tensor nor None."""
+    for x in inputs:
+        if x is not None and not isinstance(x, Tensor):
+            kind = f"{type(x).__module__}.{type(x).__name__}".removeprefix("builtins.")
+            raise TypeError(f"{operation}: expected a Tensor, got {kind}: wrap it in minires.Tensor(...)")
 
 
 def wrap(array: Array) -> Tensor:
@@ -124,7 +149,22 @@ def operand_beside(value: Any, tensor: Tensor) -> Tensor:
 
 def floating(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Integers and booleans as float32, for operations that have no integer result."""
+    require_tensors("this function", *tensors)
     return tuple([x if x.array.dtype.kind == "f" else x.to(float32) for x in tensors])
+
+
+def one_dtype(tensors: Any) -> list[Tensor]:
+    """Tensors to be joined, all with the dtype that they promote to."""
+    require_tensors("cat", *tensors)
+    dtype = tensors[0].dtype if tensors else float32
+    for x in tensors:
+        dtype = common_dtype(np.empty((1,), dtype), np.empty((1,), x.dtype))
+    return [x.to(dtype) for x in tensors]
+
+
+def comparable(other: Any) -> bool:
+    """Whether == has an answer for each value: not for None, text or other objects."""
+    return isinstance(other, (Tensor, bool, int, float, np.generic, np.ndarray, list, tuple))
 
 
 class Tensor(Methods):
@@ -217,15 +257,6 @@ class Tensor(Methods):
             raise ValueError(f"data: expected {self.dtype} {self.shape}, got {array.dtype} {array.shape}")
         self.array = array
 
-    def item(self) -> float | int | bool:
-        """The value of a tensor that holds exactly one, as a Python number.
-
-        Errors: ValueError where it holds another number of values.
-        """
-        if self.array.size != 1:
-            raise ValueError(f"item: expected a tensor with one value, got shape {self.shape}")
-        return self.array.item()
-
     def numpy(self) -> np.ndarray:
         """The values as a NumPy array: the same memory on the CPU, a copy from the GPU.
 
@@ -238,45 +269,6 @@ class Tensor(Methods):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self.numpy()
         return np.array(array, dtype=dtype, copy=copy)
-
-    def __repr__(self) -> str:
-        extra = "" if self.device == "cpu" else ', device="cuda"'
-        if self.node is not None:
-            extra += f", grad_fn={self.node.operation}"
-        elif self._requires_grad:
-            extra += ", requires_grad=True"
-        name = type(self).__name__
-        if self.array.size <= 6:
-            values = to_numpy(self.array).tolist()
-            if self.dtype.kind == "f":
-                values = np.array2string(to_numpy(self.array), separator=", ", precision=4, max_line_width=200)
-                values = values.replace("\n", "")
-            dtype = "" if self.dtype in (float32, int64, np.dtype(bool)) else f", dtype={self.dtype}"
-            return f"{name}({values}{dtype}{extra})"
-        first = ", ".join(f"{value:.4g}" for value in to_numpy(self.array.reshape(-1)[:3]))
-        return f"{name}(shape={self.shape}, dtype={self.dtype}, values=[{first}, ...]{extra})"
-
-    def __len__(self) -> int:
-        if self.ndim == 0:
-            raise TypeError("len: a tensor without axes has no length")
-        return self.shape[0]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter([self[i] for i in range(len(self))])
-
-    def __bool__(self) -> bool:
-        return bool(self.item())
-
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def __int__(self) -> int:
-        return int(self.item())
-
-    def __index__(self) -> int:
-        if self.dtype.kind not in "iu":
-            raise TypeError(f"only an integer tensor can be an index, this is {self.dtype}")
-        return int(self.item())
 
     __hash__ = object.__hash__
 
@@ -315,15 +307,18 @@ class Tensor(Methods):
             self.accumulate_grad(dy)
             return
         order = topological_order(self.node)
+        leaves: dict[int, tuple[Tensor, Array]] = {}
         self.node.grad = dy
         try:
             for node in order:
                 grads = node.backward(node.grad, node.cache)
                 if node.retained is not None and node.retained() is not None:
                     node.retained().accumulate_grad(node.grad)
-                pass_on(node, grads if isinstance(grads, tuple) else (grads,))
+                pass_on(node, grads, leaves)
                 if not retain_graph:
                     free(node)
+            for leaf, grad in leaves.values():
+                leaf.accumulate_grad(grad)
         except Exception as error:
             add_note(error, f"in the backward of {node.operation}, made at {node.where[0]}, line {node.where[1]}")
             raise
@@ -357,6 +352,8 @@ class Tensor(Methods):
             dtype = self.dtype if dtype is None else np.dtype(dtype)
         except TypeError as error:
             raise TypeError(f'to: expected a dtype, "cpu", "cuda" or a tensor, got {where}') from error
+        if dtype.kind not in "biuf":
+            raise TypeError(f"to: expected a dtype of real numbers or booleans, got {dtype}")
         device = self.device if device is None else check_device(device)
         if dtype == self.dtype and device == self.device:
             return self
@@ -393,8 +390,11 @@ class Tensor(Methods):
         return apply(kernels.divide_forward, kernels.divide_backward, other, self)
 
     def __pow__(self, other: Any) -> Tensor:
+        if isinstance(other, np.generic):
+            other = other.item()
         if isinstance(other, (int, float)):
-            return apply(kernels.power_scalar_forward, kernels.power_scalar_backward, self, exponent=other)
+            base = operands(self, other)[0].to(operand_beside(other, self).dtype)
+            return apply(kernels.power_scalar_forward, kernels.power_scalar_backward, base, exponent=other)
         self, other = operands(self, other)
         return apply(kernels.power_forward, kernels.power_backward, self, other)
 
@@ -458,16 +458,25 @@ class Tensor(Methods):
             )
         return self._requires_grad or (isinstance(other, Tensor) and other._requires_grad)
 
-    # Comparisons have no gradient.
+    # Comparisons and masks have no gradient.
+
+    def __invert__(self) -> Tensor:
+        return wrap(~self.array)
+
+    def __and__(self, other: Any) -> Tensor:
+        return wrap(self.array & operands(self, other)[1].array)
+
+    def __or__(self, other: Any) -> Tensor:
+        return wrap(self.array | operands(self, other)[1].array)
 
     def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
-        if other is None or isinstance(other, str):
+        if not comparable(other):
             return NotImplemented
         self, other = operands(self, other)
         return wrap(self.array == other.array)
 
     def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
-        if other is None or isinstance(other, str):
+        if not comparable(other):
             return NotImplemented
         self, other = operands(self, other)
         return wrap(self.array != other.array)

@@ -20,10 +20,12 @@ def make_array(data: Any, dtype: Any, device: str | None) -> Array:
     """
     if hasattr(data, "array"):  # a Tensor
         data = data.array
-    if isinstance(data, (np.ndarray, np.generic)) or hasattr(data, "__cuda_array_interface__"):
+    if hasattr(data, "__cuda_array_interface__") and not isinstance(data, np.ndarray):
         array = data.astype(data.dtype if dtype is None else dtype)  # a copy: the caller's array stays the caller's
-        if isinstance(array, np.generic):
-            array = np.asarray(array)
+    elif hasattr(data, "__array__"):
+        array = np.array(np.asarray(data), dtype=dtype)  # a copy, and of the plain class
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
     else:
         if isinstance(data, (list, tuple)):
             data = lists_of_arrays(data)
@@ -34,11 +36,18 @@ def make_array(data: Any, dtype: Any, device: str | None) -> Array:
         if dtype is not None:
             if array.dtype.kind in "biuf":
                 array = array.astype(dtype)
-        elif array.dtype == float64 and not isinstance(data, np.ndarray):
+        elif array.dtype == float64 and not holds_arrays(data):
             array = array.astype(float32)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"Tensor: data must be real numbers or booleans, got {type(data).__name__} of {array.dtype}")
     return array if device is None else to_device(array, device)
+
+
+def holds_arrays(data: Any) -> bool:
+    """Whether nested lists begin with an array or a NumPy number, whose dtype is then kept."""
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+    return isinstance(data, (np.ndarray, np.generic))
 
 
 def lists_of_arrays(data: list | tuple) -> list:
@@ -73,3 +82,9 @@ def dims(dim: Any, more: tuple[int, ...] = ()) -> Any:
     if more:
         return (dim, *more)
     return tuple(dim) if isinstance(dim, (list, tuple)) else dim
+
+
+def axes_or_all(dim: Any) -> Any:
+    """Axes to reduce: an int, a tuple, or None for all; an empty tuple means all, as in PyTorch."""
+    axes = dims(dim)
+    return None if axes == () else axes

@@ -41,7 +41,7 @@ CASES = {
     "a bias that does not fit": (lambda: F.conv2d(Tensor(X), Tensor(W), tensor(5)), r"b must have shape \(6,\)"),
     "an image without its batch": (lambda: F.conv2d(tensor(4, 5, 6), Tensor(W)), r"\(N, C, H, W\)"),
     "an empty batch in conv2d": (lambda: F.conv2d(tensor(0, 4, 5, 5), Tensor(W)), "no empty axis"),
-    "integers in conv2d": (lambda: F.conv2d(tensor(1, 4, 5, 5, dtype=int), Tensor(W)), "floating point"),
+    "integers in conv2d": (lambda: F.conv2d(tensor(1, 4, 5, 5, dtype=int), Tensor(W)), "float32 or float64, got int64"),
     "two dtypes in conv2d": (lambda: F.conv2d(tensor(1, 4, 5, 5, dtype=np.float32), Tensor(W)), "one dtype"),
     "a window larger than its input": (lambda: F.max_pool2d(tensor(1, 1, 2, 2), 3), "max_pool2d: the window"),
     "padding over half the window": (lambda: F.max_pool2d(Tensor(X), 3, padding=2), "at most half"),

@@ -36,7 +36,7 @@ def relu_backward(dy: Array, cache: ReLUCache) -> Array:
     """Gradient of relu_forward.
 
     Shapes: dy, dx (as x).
-    Formula: dx = dy where x > 0, 0 elsewhere, also at 0.
+    Formula: dx = dy (x > 0): 0 at 0. An infinite dy where x <= 0 gives NaN, the product of 0 and infinity.
     Errors: none of its own.
     Source: torch.nn.functional.relu.
     """

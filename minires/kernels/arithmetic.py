@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from minires.backend import Array, array_module
 
 
@@ -53,7 +55,20 @@ def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:
     for axis in range(len(shape)):
         if shape[axis] == 1 and dy.shape[added + axis] != 1:
             axes.append(added + axis)
-    return dy.sum(axis=tuple(axes), keepdims=True).reshape(shape)
+    # Summed in float64: along a leading axis NumPy adds one by one, and a long float32 sum would lose digits.
+    total = dy.sum(axis=tuple(axes), keepdims=True, dtype=wide(dy.dtype))
+    return total.astype(dy.dtype).reshape(shape)
+
+
+def wide(dtype: np.dtype) -> np.dtype:
+    """The dtype in which values are summed: float64, or int64 for integers and booleans.
+
+    Shapes: none.
+    Formula: none.
+    Errors: none of its own.
+    Source: torch.sum, whose float32 sums are as exact and whose integers sum to int64.
+    """
+    return np.dtype("float64") if dtype.kind == "f" else np.dtype("int64")
 
 
 def add_forward(a: Array, b: Array) -> tuple[Array, ShapesCache]:
@@ -228,9 +243,10 @@ def maximum_backward(dy: Array, cache: OperandsCache) -> tuple[Array, Array]:
     Errors: none of its own.
     Source: torch.maximum.
     """
-    tie = (cache.a == cache.b) * (0.5 * dy)
-    da = dy * (cache.a > cache.b) + tie
-    db = dy * (cache.b > cache.a) + tie
+    xp = array_module(dy)
+    tie = xp.where(cache.a == cache.b, 0.5 * dy, 0)
+    da = xp.where(cache.a > cache.b, dy, tie)
+    db = xp.where(cache.b > cache.a, dy, tie)
     return unbroadcast(da, cache.a.shape), unbroadcast(db, cache.b.shape)
 
 
@@ -255,9 +271,10 @@ def minimum_backward(dy: Array, cache: OperandsCache) -> tuple[Array, Array]:
     Errors: none of its own.
     Source: torch.minimum.
     """
-    tie = (cache.a == cache.b) * (0.5 * dy)
-    da = dy * (cache.a < cache.b) + tie
-    db = dy * (cache.b < cache.a) + tie
+    xp = array_module(dy)
+    tie = xp.where(cache.a == cache.b, 0.5 * dy, 0)
+    da = xp.where(cache.a < cache.b, dy, tie)
+    db = xp.where(cache.b < cache.a, dy, tie)
     return unbroadcast(da, cache.a.shape), unbroadcast(db, cache.b.shape)
 
 
@@ -284,6 +301,7 @@ def where_backward(dy: Array, cache: WhereCache) -> tuple[None, Array, Array]:
     Errors: none of its own.
     Source: each entry of y is one of the two.
     """
-    da = dy * cache.condition
-    db = dy * ~cache.condition
+    xp = array_module(dy)
+    da = xp.where(cache.condition, dy, 0)
+    db = xp.where(cache.condition, 0, dy)
     return None, unbroadcast(da, cache.a_shape), unbroadcast(db, cache.b_shape)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from minires.backend import Array, array_module
+from minires.kernels.shapes import FLOATS
 
 
 class BatchNormCache(NamedTuple):
@@ -66,8 +67,8 @@ def check_batch_norm(x: Array, channels: list[tuple[str, Array | None]]) -> None
     """
     if x.ndim not in (2, 4):
         raise ValueError(f"batch_norm: x must be (N, C, H, W) or (N, C), got {x.ndim} axes with shape {x.shape}")
-    if x.dtype.kind != "f":
-        raise TypeError(f"batch_norm: x must be floating point, got {x.dtype}")
+    if x.dtype not in FLOATS:
+        raise TypeError(f"batch_norm: x must be float32 or float64, got {x.dtype}: convert it with .float()")
     if x.size == 0:
         raise ValueError(f"batch_norm: x is empty, shape {x.shape}")
     for name, array in channels:
@@ -75,6 +76,8 @@ def check_batch_norm(x: Array, channels: list[tuple[str, Array | None]]) -> None
             raise ValueError(
                 f"batch_norm: {name} must have shape ({x.shape[1]},), one value a channel, got {array.shape}"
             )
+        if array is not None and array.dtype != x.dtype:
+            raise TypeError(f"batch_norm: x and {name} must have one dtype, got {x.dtype} and {array.dtype}")
 
 
 def batch_norm_forward(

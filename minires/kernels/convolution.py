@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from minires.backend import Array, array_module
-from minires.kernels.shapes import INTEGERS, check_images, pair, window_output_size
+from minires.kernels.shapes import FLOATS, INTEGERS, check_images, pair, window_output_size
 
 
 class Conv2dSize(NamedTuple):
@@ -47,8 +47,10 @@ def conv2d_size(x: Array, w: Array, b: Array | None, stride, padding, dilation, 
     Errors: ValueError or TypeError that names the argument, what was expected and what came.
     Source: torch.nn.functional.conv2d.
     """
-    if x.ndim != 4 or 0 in x.shape or x.dtype.kind != "f":
-        raise ValueError(f"conv2d: x must be floating point (N, C, H, W) with no empty axis, got {x.dtype} {x.shape}")
+    if x.ndim != 4 or 0 in x.shape:
+        raise ValueError(f"conv2d: x must have shape (N, C, H, W) with no empty axis, got {x.shape}")
+    if x.dtype not in FLOATS:
+        raise TypeError(f"conv2d: x must be float32 or float64, got {x.dtype}: convert it with .float()")
     if w.ndim != 4 or 0 in w.shape:
         raise ValueError(f"conv2d: w must have shape (O, C/groups, KH, KW) with no empty axis, got {w.shape}")
     if w.dtype != x.dtype or (b is not None and b.dtype != x.dtype):
@@ -61,11 +63,11 @@ def conv2d_size(x: Array, w: Array, b: Array | None, stride, padding, dilation, 
             raise TypeError(f"conv2d: {name} must be an int or a pair of ints, got {value!r}")
         if min(both) < least:
             raise ValueError(f"conv2d: {name} must be at least {least}, got {value!r}")
-        pairs.extend(both)
+        pairs.extend((int(both[0]), int(both[1])))  # NumPy's unsigned ints would wrap below zero
     SH, SW, PH, PW, DH, DW = pairs
     N, C, H, W = x.shape
     O, C_group, KH, KW = w.shape
-    if not isinstance(groups, int) or groups < 1:
+    if not isinstance(groups, INTEGERS) or groups < 1:
         raise ValueError(f"conv2d: groups must be a positive int, got {groups!r}")
     if C % groups or O % groups:
         raise ValueError(f"conv2d: groups={groups} must divide the input's {C} channels and the kernel's {O} outputs")
@@ -80,7 +82,7 @@ def conv2d_size(x: Array, w: Array, b: Array | None, stride, padding, dilation, 
     if OH < 1 or OW < 1:
         span = f"{DH * (KH - 1) + 1}x{DW * (KW - 1) + 1}"
         raise ValueError(f"conv2d: the kernel spans {span} and the padded input is {H + 2 * PH}x{W + 2 * PW}, smaller")
-    return Conv2dSize(N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, groups, OH, OW)
+    return Conv2dSize(N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, int(groups), OH, OW)
 
 
 # ---- 1. The definition ------------------------------------------------------------------------------------------

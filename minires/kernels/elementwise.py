@@ -170,11 +170,12 @@ def clip_backward(dy: Array, cache: ClipCache) -> Array:
     Errors: none of its own.
     Source: torch.clamp.
     """
+    xp = array_module(dy)
     dx = dy
     if cache.low is not None:
-        dx = dx * (cache.x >= cache.low)
+        dx = xp.where(cache.x >= cache.low, dx, 0)
     if cache.high is not None:
-        dx = dx * (cache.x <= cache.high)
+        dx = xp.where(cache.x <= cache.high, dx, 0)
     return dx
 
 

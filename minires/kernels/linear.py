@@ -31,8 +31,9 @@ def linear_forward(x: Array, w: Array, b: Array | None = None) -> tuple[Array, L
         raise ValueError(f"linear: x (..., in) and w (out, in) must share in, got x {x.shape} and w {w.shape}")
     if b is not None and b.shape != (w.shape[0],):
         raise ValueError(f"linear: b must have shape ({w.shape[0]},), got {b.shape}")
-    if w.dtype != x.dtype:
-        raise TypeError(f"linear: x and w must have one dtype, got x {x.dtype} and w {w.dtype}")
+    if w.dtype != x.dtype or (b is not None and b.dtype != x.dtype):
+        came = f"x {x.dtype}, w {w.dtype}" + ("" if b is None else f", b {b.dtype}")
+        raise TypeError(f"linear: x, w and b must have one dtype, got {came}")
     y = x @ w.T
     if b is not None:
         y = y + b
@@ -51,7 +52,7 @@ def linear_backward(dy: Array, cache: LinearCache) -> tuple[Array, Array, Array 
     dx = dy @ cache.w  # (..., in)
     dy_matrix = dy.reshape(-1, out_features)  # (batch, out)
     dw = dy_matrix.T @ cache.x.reshape(-1, in_features)  # (out, in)
-    db = dy_matrix.sum(axis=0) if cache.has_bias else None
+    db = unbroadcast(dy_matrix, (out_features,)) if cache.has_bias else None
     return dx, dw, db
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from minires.backend import Array, array_module
+from minires.kernels.shapes import FLOATS, check_axis
 
 
 class SoftmaxCache(NamedTuple):
@@ -30,10 +31,11 @@ def softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, SoftmaxCache]:
 
     Shapes: x, y (any, at least one axis).
     Formula: y = e^x / sum of e^x along the axis.
-    Errors: the array library's own for an axis that x lacks.
+    Errors: IndexError for an axis that x lacks.
     Source: torch.softmax.
     """
     xp = array_module(x)
+    check_axis(axis, x.ndim, "softmax")
     shifted = x - x.max(axis=axis, keepdims=True)
     e = xp.exp(shifted)
     y = e / e.sum(axis=axis, keepdims=True)
@@ -57,10 +59,11 @@ def log_softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, LogSoftmaxC
 
     Shapes: x, y (any, at least one axis).
     Formula: y = x - log(sum of e^x along the axis).
-    Errors: the array library's own for an axis that x lacks.
+    Errors: IndexError for an axis that x lacks.
     Source: torch.log_softmax.
     """
     xp = array_module(x)
+    check_axis(axis, x.ndim, "log_softmax")
     shifted = x - x.max(axis=axis, keepdims=True)
     y = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
     return y, LogSoftmaxCache(y, axis)
@@ -96,19 +99,25 @@ def cross_entropy_forward(
     """
     xp = array_module(logits)
     check_cross_entropy(logits, labels, label_smoothing, ignore_index, reduction)
+    label_smoothing = float(label_smoothing)
     N, C = logits.shape
     counted = labels != ignore_index  # (N,)
     labels_or_0 = xp.where(counted, labels, 0)
     log_p, _ = log_softmax_forward(logits, axis=1)  # (N, C)
     chosen = log_p[xp.arange(N), labels_or_0]  # (N,)
-    losses = -(1 - label_smoothing) * chosen - label_smoothing / C * log_p.sum(axis=1)  # (N,)
+    losses = -chosen  # (N,)
+    if label_smoothing > 0:  # a masked logit's log_p is -inf, and 0 times that would be NaN
+        losses = (1 - label_smoothing) * losses - label_smoothing / C * log_p.sum(axis=1)
+    losses = xp.where(counted, losses, 0)
     weight = counted.astype(logits.dtype)
-    if reduction == "mean":
-        # No sample counted is 0 / 0 = NaN, as PyTorch has it, and no reason to warn.
+    if reduction == "none":
+        y = losses
+    elif reduction == "sum":
+        y = losses.sum()
+    else:
         total = weight.sum()
-        weight = weight / xp.where(total > 0, total, xp.nan).astype(logits.dtype)
-    losses = xp.where(counted, losses, 0) * weight
-    y = losses if reduction == "none" else losses.sum()
+        weight = weight / xp.maximum(total, 1)
+        y = xp.where(total > 0, (losses * weight).sum(), xp.nan).astype(logits.dtype)
     return y, CrossEntropyCache(log_p, labels_or_0, weight, label_smoothing, reduction)
 
 
@@ -139,8 +148,8 @@ def check_cross_entropy(
     Errors: TypeError or ValueError that names the argument, what was expected and what came.
     Source: torch.nn.functional.cross_entropy.
     """
-    if logits.ndim != 2 or logits.dtype.kind != "f":
-        raise ValueError(f"cross_entropy: logits must be floating point (N, C), got {logits.dtype} {logits.shape}")
+    if logits.ndim != 2 or logits.dtype not in FLOATS:
+        raise ValueError(f"cross_entropy: logits must be float32 or float64 (N, C), got {logits.dtype} {logits.shape}")
     N, C = logits.shape
     if labels.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: labels must be integers (class numbers), got {labels.dtype}")

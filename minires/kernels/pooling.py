@@ -64,7 +64,7 @@ def pool_size(x: Array, operation: str, kernel_size, stride, padding, dilation=1
     SH, SW = (KH, KW) if stride is None else pair(stride, operation, "stride", 1)
     PH, PW = pair(padding, operation, "padding", 0)
     DH, DW = pair(dilation, operation, "dilation", 1)
-    if 2 * PH > DH * (KH - 1) + 1 or 2 * PW > DW * (KW - 1) + 1:
+    if 2 * PH > KH or 2 * PW > KW:
         raise ValueError(
             f"{operation}: padding must be at most half of the kernel, got padding {(PH, PW)} for kernel {(KH, KW)}"
         )
@@ -126,6 +126,7 @@ def max_pool2d_backward(dy: Array, cache: MaxPool2dCache) -> Array:
 
     Shapes: dy (N, C, OH, OW) -> dx (N, C, H, W).
     Formula: each dy goes to the pixel that was its window's maximum, to the first in row-major order where they tie.
+        An infinite dy gives NaN to the other pixels of its window, the product of 0 and infinity.
     Errors: none of its own.
     Source: torch.nn.functional.max_pool2d.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from minires.backend import Array, array_module
+from minires.kernels.arithmetic import wide
 
 
 class SumCache(NamedTuple):
@@ -61,7 +62,9 @@ def sum_forward(x: Array, *, axis=None, keepdims: bool = False) -> tuple[Array, 
     Source: torch.sum. Integers and booleans sum to int64.
     """
     kept = kept_shape(x.shape, axis, "sum")
-    y = x.sum(axis=axis, keepdims=keepdims)
+    y = x.sum(axis=axis, keepdims=keepdims, dtype=wide(x.dtype))
+    if x.dtype.kind == "f":
+        y = y.astype(x.dtype)  # summed in float64: see unbroadcast
     return y, SumCache(x.shape, kept)
 
 
@@ -88,7 +91,7 @@ def mean_forward(x: Array, *, axis=None, keepdims: bool = False) -> tuple[Array,
     kept = kept_shape(x.shape, axis, "mean")
     if x.dtype.kind != "f":
         raise TypeError(f"mean: x must be floating point, got {x.dtype}: convert it with .to(minires.float32)")
-    y = x.mean(axis=axis, keepdims=keepdims)
+    y = x.mean(axis=axis, keepdims=keepdims, dtype=wide(x.dtype)).astype(x.dtype)  # see unbroadcast
     return y, SumCache(x.shape, kept)
 
 
@@ -125,8 +128,10 @@ def var_forward(x: Array, *, axis=None, keepdims: bool = False, correction: int 
             count *= x.shape[i]
     if count <= correction:
         raise ValueError(f"var: needs more than {correction} values for correction={correction}, got {count}")
-    centred = x - x.mean(axis=axis, keepdims=True)
-    y = (centred * centred).sum(axis=axis, keepdims=keepdims) / (count - correction)
+    centred = x - x.mean(axis=axis, keepdims=True, dtype=wide(x.dtype)).astype(x.dtype)
+    y = ((centred * centred).sum(axis=axis, keepdims=keepdims, dtype=wide(x.dtype)) / (count - correction)).astype(
+        x.dtype
+    )
     return y, VarCache(centred, kept, count - correction)
 
 

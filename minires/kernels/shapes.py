@@ -18,6 +18,9 @@ from minires.backend import Array
 #: What counts as a whole number in an argument.
 INTEGERS = (int, np.integer)
 
+#: What the kernels of a network compute in: float16 has too few digits for their sums.
+FLOATS = (np.dtype("float32"), np.dtype("float64"))
+
 
 def pair(value: int | tuple[int, int], operation: str, argument: str, least: int) -> tuple[int, int]:
     """An int or a pair of ints as a pair (height, width), each at least ``least``.
@@ -41,8 +44,20 @@ def check_images(x: Array, operation: str) -> None:
         raise ValueError(f"{operation}: x must have 4 axes (N, C, H, W), got {x.ndim} with shape {x.shape}")
     if 0 in x.shape:
         raise ValueError(f"{operation}: x is empty, shape {x.shape} (N, C, H, W): every axis needs at least one entry")
-    if x.dtype.kind != "f":
-        raise TypeError(f"{operation}: x must be floating point, got {x.dtype}: convert it with .to(minires.float32)")
+    if x.dtype not in FLOATS:
+        raise TypeError(f"{operation}: x must be float32 or float64, got {x.dtype}: convert it with .float()")
+
+
+def check_axis(axis: int, ndim: int, operation: str) -> int:
+    """An axis counted from the front.
+
+    Errors: IndexError for one that an array with so many axes lacks; TypeError for what is not an int.
+    """
+    if not isinstance(axis, INTEGERS):
+        raise TypeError(f"{operation}: dim must be an int, got {axis!r}")
+    if not -ndim <= axis < ndim:
+        raise IndexError(f"{operation}: dim must lie between {-ndim} and {ndim - 1}, got {axis}")
+    return int(axis) % ndim
 
 
 def window_output_size(
