@@ -8,8 +8,9 @@ nn, optim, models, data, training        layers, updates, ResNets, images, whole
 
 from minires import data, functional, kernels, models, nn, optim
 from minires.backend import cuda_problem
-from minires.checkpoint import CheckpointError, load, save
-from minires.creation import from_numpy, ones, tensor, zeros
+from minires.checkpoint import load, save
+from minires.creation import arange, from_numpy, full, ones, rand, randn, tensor, zeros
+from minires.errors import CheckpointError
 from minires.functional import cat, matmul, maximum, minimum, stack, where
 from minires.graph import Node, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from minires.models import create_model, list_models
@@ -24,6 +25,7 @@ __all__ = [
     "Node",
     "Tensor",
     "apply",
+    "arange",
     "cat",
     "create_model",
     "cuda_problem",
@@ -32,6 +34,7 @@ __all__ = [
     "float32",
     "float64",
     "from_numpy",
+    "full",
     "functional",
     "int64",
     "is_grad_enabled",
@@ -46,6 +49,8 @@ __all__ = [
     "nn",
     "no_grad",
     "ones",
+    "rand",
+    "randn",
     "optim",
     "save",
     "set_grad_enabled",

@@ -42,7 +42,7 @@ def cuda_problem() -> str | None:
         if cupy.cuda.is_available():
             return None
     except ImportError:
-        return "CuPy is not installed: pip install 'minires[cuda12]' or 'minires[cuda13]'"
+        return "CuPy is not installed: pip install 'cupy-cuda12x[ctk]' (or 'cupy-cuda13x[ctk]' for CUDA 13)"
     except Exception as error:  # a broken driver or toolkit may raise anything on the way
         return f"CuPy is installed and does not work here ({type(error).__name__}: {error})"
     return "CuPy is installed and finds no GPU: check the driver with nvidia-smi"

@@ -5,19 +5,16 @@
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from minires import torch_format
 from minires.backend import to_numpy
 from minires.creation import from_numpy
+from minires.errors import CheckpointError
 from minires.tensor import Tensor
-from minires.torch_format import CheckpointError
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".th")
 
@@ -55,6 +52,8 @@ def save(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
     Errors: ValueError for another ending; TypeError for values that are not numbers; OSError where the folder cannot
         be written.
     """
+    if isinstance(path, Mapping) or not isinstance(state, Mapping):
+        raise TypeError(f"save: expected save(path, state_dict), got {type(path).__name__}, {type(state).__name__}")
     suffix = suffix_of(path)
     arrays = {}
     for name, value in state.items():
@@ -67,10 +66,14 @@ def save(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
 
         content = to_bytes(arrays)
     elif suffix == ".npz":
+        import io
+
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         content = buffer.getvalue()
     else:
+        from minires import torch_format
+
         content = torch_format.write(arrays)
     write_whole(path, content)
 
@@ -90,6 +93,8 @@ def load(path: str | os.PathLike) -> Any:
             return as_tensors(read_safetensors(content))
         if suffix == ".npz":
             return as_tensors(read_npz(content))
+        from minires import torch_format
+
         return as_tensors(torch_format.read(content))
     except CheckpointError as error:
         raise CheckpointError(f"{os.fspath(path)}: {error}") from error
@@ -108,6 +113,9 @@ def read_safetensors(content: bytes) -> dict[str, np.ndarray]:
 
 def read_npz(content: bytes) -> dict[str, np.ndarray]:
     """The arrays of a .npz file. Errors: CheckpointError for a damaged one, or one with Python objects in it."""
+    import io
+    import zipfile
+
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > 1100 * len(content):

@@ -91,7 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="minires", description=HELP, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"minires {minires.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="for the options of one command")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="the options of one command")
 
     def command(name: str, description: str, examples: str) -> argparse.ArgumentParser:
         return commands.add_parser(
@@ -135,6 +135,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         "weight_decay": "of SGD",
         "seed": "of the initial weights and the shuffling: the same seed gives the same result",
         "device": "cpu or cuda",
+        "threads": "of the matrix products; 0 means one for small images (other work then slows it little)",
     }
     for field in fields(TrainOptions):
         parser.add_argument(
@@ -167,7 +168,7 @@ def train(arguments: argparse.Namespace) -> int:
     options = TrainOptions(**{field.name: getattr(arguments, field.name) for field in fields(TrainOptions)})
     result = run(options, arguments.out)
     if result.interrupted:
-        print(f"interrupted after {len(result.history)} of {options.epochs} epochs; what is there was saved")
+        print(f"interrupted after {len(result.history)} of {options.epochs} epochs")
     score = result.score
     print(f"test accuracy: {score.accuracy:.2%} ({score.correct}/{score.count})")
     print(f"saved in {result.folder}: config.json, metrics.csv, curves.png, last.safetensors")

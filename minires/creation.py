@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from minires.random import default_generator
 from minires.tensor import Tensor, wrap
 from minires.values import dims, float32
 
@@ -32,3 +33,39 @@ def zeros(*shape: Any, dtype: Any = float32, device: str | None = None, requires
 def ones(*shape: Any, dtype: Any = float32, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """A Tensor of ones. Source: torch.ones."""
     return Tensor(np.ones(dims(shape[0], shape[1:]) if shape else (), dtype), requires_grad, device=device)
+
+
+def full(shape: Any, fill_value: float, dtype: Any = None, device: str | None = None) -> Tensor:
+    """A Tensor of one value, with the dtype of that value unless told otherwise. Source: torch.full."""
+    values = np.full(shape, fill_value)
+    return Tensor(values, dtype=float32 if dtype is None and values.dtype.kind == "f" else dtype, device=device)
+
+
+def arange(*bounds: float, dtype: Any = None, device: str | None = None) -> Tensor:
+    """start, start + step, ... below end: ``arange(end)``, ``arange(start, end, step)``. Source: torch.arange."""
+    values = np.arange(*bounds)
+    return Tensor(values, dtype=float32 if dtype is None and values.dtype.kind == "f" else dtype, device=device)
+
+
+def randn(
+    *shape: Any,
+    generator: np.random.Generator | None = None,
+    dtype: Any = float32,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A Tensor of normal values, drawn on the host from ``generator`` or MiniRes's own. Source: torch.randn."""
+    values = default_generator(generator).standard_normal(dims(shape[0], shape[1:]) if shape else ())
+    return Tensor(values, requires_grad, dtype, device)
+
+
+def rand(
+    *shape: Any,
+    generator: np.random.Generator | None = None,
+    dtype: Any = float32,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A Tensor of values between 0 and 1, drawn on the host like randn. Source: torch.rand."""
+    values = default_generator(generator).random(dims(shape[0], shape[1:]) if shape else ())
+    return Tensor(values, requires_grad, dtype, device)

@@ -43,11 +43,13 @@ def plot_curves(history: list[Epoch], path: str | Path, title: str = "") -> None
         loss_axes.set_yscale("log")
         loss_axes.yaxis.set_major_formatter(ScalarFormatter())
     error_axes.set_ylabel("error (%)")
-    error_axes.set_ylim(bottom=0)
     if history:
+        error_axes.set_ylim(bottom=0)
+        for axes in (loss_axes, error_axes):
+            axes.set_xlim(0.5, len(history) + 0.5)
         last = history[-1]
         error_axes.set_title(f"after epoch {last.epoch}: test accuracy {last.test_accuracy:.2%}")
-    loss_axes.set_title(title)
+    loss_axes.set_title(title if history else f"{title}: no epoch was finished")
     figure.savefig(path)
 
 

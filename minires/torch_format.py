@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minires.errors import CheckpointError
+
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before 1.6
 PROTOCOL = 1001
 
@@ -34,10 +36,6 @@ STORAGES = {
     "ByteStorage": "<u1",
     "BoolStorage": "?",
 }
-
-
-class CheckpointError(ValueError):
-    """A file of weights that cannot be read: damaged, of another kind, or asking for what no tensor needs."""
 
 
 class StorageKind(NamedTuple):

@@ -6,11 +6,14 @@ import csv
 import json
 import math
 import platform
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +41,7 @@ class TrainOptions:
     weight_decay: float = 5e-4
     seed: int = 0
     device: str = "cpu"
+    threads: int = 0  # of the matrix products; 0 means one for small images, and the BLAS's own choice otherwise
 
 
 class Epoch(NamedTuple):
@@ -164,8 +168,9 @@ def check_options(options: TrainOptions) -> None:
         value = getattr(options, name)
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"--{name.replace('_', '-')} must be a finite number of at least 0, got {value}")
-    if options.seed < 0:
-        raise ValueError(f"--seed must be at least 0, got {options.seed}")
+    for name in ("seed", "threads"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"--{name} must be at least 0, got {getattr(options, name)}")
 
 
 def new_folder(out: str | None, options: TrainOptions) -> Path:
@@ -174,6 +179,8 @@ def new_folder(out: str | None, options: TrainOptions) -> Path:
     Errors: FileExistsError where ``out`` holds a run already; OSError where it cannot be made or written.
     """
     if out is not None:
+        if not out:
+            raise ValueError("--out must not be empty: name a folder")
         folder = Path(out)
         if (folder / "config.json").exists():
             raise FileExistsError(f"{folder} holds a run already: name another folder with --out, or remove it")
@@ -183,14 +190,23 @@ def new_folder(out: str | None, options: TrainOptions) -> Path:
         while folder.exists():
             number += 1
             folder = Path("runs") / f"{name}-{number}"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_config(folder, options)
+    except OSError as error:
+        raise OSError(f"--out: cannot write a run into {folder}: {error.strerror}") from error
+    return folder
+
+
+def write_config(folder: Path, options: TrainOptions, **result: Any) -> None:
+    """Write config.json: the options and versions, and in the end what came of them."""
     config = {
         **asdict(options),
         "schedule": "one-cycle",
         "versions": {"minires": minires.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        **result,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    return folder
 
 
 def run(options: TrainOptions, out: str | None = None) -> RunResult:
@@ -201,6 +217,8 @@ def run(options: TrainOptions, out: str | None = None) -> RunResult:
     Errors: ValueError for unknown names or options out of range; OSError for a folder that cannot be written;
         RuntimeError for a device that is not there; FloatingPointError where the loss diverges.
     """
+    from threadpoolctl import threadpool_limits
+
     from minires.backend import check_device
     from minires.plots import plot_curves
 
@@ -229,10 +247,32 @@ def run(options: TrainOptions, out: str | None = None) -> RunResult:
             file.flush()
 
         interrupted = False
-        try:
-            fit(model, split.train, split.test, options, on_epoch=keep)
-        except KeyboardInterrupt:
-            interrupted = True
-    save(folder / "last.safetensors", model.state_dict())
-    plot_curves(history, folder / "curves.png", title=f"{options.model} on {options.data}")
-    return RunResult(folder, evaluate(model, split.test, device=options.device), history, interrupted)
+        with threadpool_limits(options.threads or (1 if small else None)):
+            try:
+                fit(model, split.train, split.test, options, on_epoch=keep)
+            except KeyboardInterrupt:
+                interrupted = True
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error} (metrics up to here are in {folder})") from error
+            with shielded():
+                if interrupted:
+                    print(f"\ninterrupted: saving what is there in {folder} ...", flush=True)
+                save(folder / "last.safetensors", model.state_dict())
+                score = evaluate(model, split.test, device=options.device)
+                plot_curves(history, folder / "curves.png", title=f"{options.model} on {options.data}")
+                result = {"test_accuracy": score.accuracy, "correct": score.correct, "count": score.count}
+                write_config(folder, options, result={**result, "epochs": len(history), "interrupted": interrupted})
+    return RunResult(folder, score, history, interrupted)
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """A part that Ctrl-C does not cut short: people press it twice. (Only the main thread is ever interrupted.)"""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

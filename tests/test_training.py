@@ -98,9 +98,13 @@ def test_interrupting_saves_what_is_there(folder):
     while time.time() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
+    while "interrupted: saving" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGINT)  # people press it twice
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "interrupted after" in out and "saved in mine" in out and "Traceback" not in err
+    assert json.loads((folder / "mine" / "config.json").read_text())["result"]["interrupted"] is True
     assert {path.name for path in (folder / "mine").iterdir()} == FILES
     model = minires.models.create_model("resnet20", in_channels=1)
     model.load_state_dict(minires.load(folder / "mine" / "last.safetensors"))
@@ -134,7 +138,10 @@ REFUSED = {
     "a rate that is no number": ("--lr nan", "--lr must be a finite number"),
     "a negative seed": ("--seed -1", "--seed must be at least 0"),
     "an unknown device": ("--device tpu", 'device: expected "cpu" or "cuda", got \'tpu\''),
-    "a folder inside a file": ("--out file/run", "file"),
+    "a negative number of threads": ("--threads -1", "--threads must be at least 0"),
+    "a folder inside a file": ("--out file/run", "--out: cannot write a run into file/run"),
+    "a file for a folder": ("--out file", "--out: cannot write a run into file"),
+    "an empty folder name": ("--out=", "--out must not be empty"),
 }
 
 
@@ -166,7 +173,8 @@ def test_a_folder_that_cannot_be_written(folder, capsys):
 def test_divergence_is_said_and_stops(folder, capsys):
     with np.errstate(all="ignore"):
         assert cli.main("train --model resnet8 --lr 1e30 --epochs 3 --out mine".split()) == 2
-    assert "diverged" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "diverged" in err and "mine" in err
 
 
 def test_help_explains_the_command_with_an_example(capsys):
@@ -208,9 +216,11 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     whole = path.read_bytes()
     for content in (whole[:-1], whole[:5], b"", b"not a file of weights at all", whole + b"x"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="damaged or not a safetensors file"):
+        with pytest.raises(ValueError, match="damaged, or not a safetensors file"):
             minires.load(path)
-    with pytest.raises(ValueError, match="safetensors"):
+    with pytest.raises(ValueError, match="file name that ends in"):
         minires.load(tmp_path / "weights.txt")
+    with pytest.raises(TypeError, match=r"save\(path, state_dict\)"):
+        minires.save({"a": np.ones(1)}, "weights.safetensors")
     with pytest.raises(FileNotFoundError):
         minires.load(tmp_path / "missing.safetensors")

@@ -19,6 +19,9 @@ class ArrayDataset:
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray):
+        if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
+            kinds = f"{type(images).__name__} and {type(labels).__name__}"
+            raise TypeError(f"ArrayDataset: images and labels must be NumPy arrays, got {kinds}")
         if len(images) != len(labels) or len(images) == 0:
             raise ValueError(f"ArrayDataset: expected as many images as labels, got {len(images)} and {len(labels)}")
         if labels.dtype.kind not in "iu":
@@ -60,8 +63,11 @@ class DataLoader:
         drop_last: bool = False,
         seed: int | np.random.Generator = 0,
     ):
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise ValueError(f"DataLoader: batch_size must be a positive int, got {batch_size!r}")
+        if not isinstance(dataset, ArrayDataset):
+            kind = type(dataset).__name__
+            raise TypeError(f"DataLoader: expected an ArrayDataset (digits().train, say), got {kind}")
         if drop_last and batch_size > len(dataset):
             raise ValueError(
                 f"DataLoader: drop_last would leave nothing, batch_size {batch_size} is larger than {len(dataset)}"

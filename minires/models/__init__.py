@@ -1,5 +1,7 @@
 """Residual networks."""
 
+from functools import partial
+
 from minires.models.blocks import BasicBlock, BlockOptions, Bottleneck, PlainBlock, ShortcutA
 from minires.models.preactivation import PreActBlock, PreActBottleneck
 from minires.models.resnet import ResNet
@@ -21,3 +23,10 @@ __all__ = [
     "list_models",
     "model_entry",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Every network by its own name too: ``models.resnet18(num_classes=10)``."""
+    if name in MODELS:
+        return partial(create_model, name)
+    raise AttributeError(f"module 'minires.models' has no attribute {name!r}: see list_models()")

@@ -1,7 +1,8 @@
 """Layers and the Module that holds them together, under PyTorch's names."""
 
+from minires import functional
 from minires.nn import init
-from minires.nn.container import Sequential
+from minires.nn.container import ModuleList, Sequential
 from minires.nn.layers import (
     AdaptiveAvgPool2d,
     AvgPool2d,
@@ -31,10 +32,12 @@ __all__ = [
     "Linear",
     "MaxPool2d",
     "Module",
+    "ModuleList",
     "Parameter",
     "ReLU",
     "Sequential",
     "Sigmoid",
     "Tanh",
+    "functional",
     "init",
 ]

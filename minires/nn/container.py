@@ -1,8 +1,8 @@
-"""Sequential: modules one after the other."""
+"""Sequential and ModuleList: modules in a row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from minires.nn.module import Module
@@ -44,4 +44,28 @@ class Sequential(Module):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return Sequential(dict(list(self.named_children())[index]))
+        return list(self.children())[index]
+
+
+class ModuleList(Module):
+    """A list of modules whose parameters are found; it computes nothing by itself. Source: torch.nn.ModuleList."""
+
+    def __init__(self, modules: Iterable[Module] = ()):
+        for module in modules:
+            self.append(module)
+
+    def append(self, module: Module) -> ModuleList:
+        """Add a module at the end. Errors: TypeError for what is none."""
+        if not isinstance(module, Module):
+            raise TypeError(f"ModuleList: expected a Module, got {type(module).__name__}")
+        self.add_module(str(len(self)), module)
+        return self
+
+    def __len__(self) -> int:
+        return len(list(self.children()))
+
+    def __iter__(self) -> Iterator[Module]:
+        return self.children()
+
+    def __getitem__(self, index: int) -> Module:
         return list(self.children())[index]

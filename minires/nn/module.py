@@ -68,28 +68,54 @@ class Module:
 
     def __setattr__(self, name: str, value: Any) -> None:
         before = self.__dict__.get(name)
-        if isinstance(before, Parameter) and isinstance(value, Tensor) and not isinstance(value, Parameter):
+        if isinstance(before, Parameter) and value is not None and not isinstance(value, Parameter):
             raise TypeError(f"{name} is a Parameter: assign a Parameter or None, or change its values under no_grad()")
+        if isinstance(before, Module) and value is not None and not isinstance(value, Module):
+            raise TypeError(f"{name} is a Module: assign a Module or None, got {type(value).__name__}")
+        if name in self.buffer_names and value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{name} is a buffer: assign a Tensor or None, got {type(value).__name__}")
         self.__dict__[name] = value
 
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self.buffer_names = tuple([other for other in self.buffer_names if other != name])
+
+    def check_name(self, name: str, kind: type) -> None:
+        """Errors: KeyError for a name that is empty, has a dot, or means something else already."""
+        now = getattr(self, name, None)
+        if not name or "." in name or (now is not None and not isinstance(now, kind)):
+            raise KeyError(f"a name must be new, not empty and without a dot, got {name!r}")
+
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """Assign a parameter by name; None keeps the place of one that is not there."""
+        """Assign a parameter by name; None keeps the place of one that is not there.
+
+        Errors: TypeError for what is no Parameter; KeyError for a name that means something else already.
+        """
+        if parameter is not None and not isinstance(parameter, Parameter):
+            raise TypeError(f"register_parameter: {name} must be a Parameter or None, got {type(parameter).__name__}")
+        self.check_name(name, Parameter)
         setattr(self, name, parameter)
 
     def register_buffer(self, name: str, buffer: Tensor | None) -> None:
-        """Assign a tensor that is saved with the module and not learned, such as a running mean."""
+        """Assign a tensor that is saved with the module and not learned, such as a running mean.
+
+        Errors: TypeError for what is no Tensor; KeyError for a name that means something else already.
+        """
         if buffer is not None and not isinstance(buffer, Tensor):
             raise TypeError(f"register_buffer: {name} must be a Tensor or None, got {type(buffer).__name__}")
-        self.buffer_names = (*self.buffer_names, name)
+        self.check_name(name, Tensor)
+        if isinstance(getattr(self, name, None), Parameter):
+            raise KeyError(f"register_buffer: {name} is a Parameter")
         setattr(self, name, buffer)
+        if name not in self.buffer_names:
+            self.buffer_names = (*self.buffer_names, name)
 
     def add_module(self, name: str, module: Module | None) -> None:
         """Assign a child by name.
 
         Errors: KeyError for a name that is empty, has a dot, or means something else already.
         """
-        if not name or "." in name or (hasattr(self, name) and not isinstance(getattr(self, name), Module)):
-            raise KeyError(f"add_module: a name must be new, not empty and without a dot, got {name!r}")
+        self.check_name(name, Module)
         setattr(self, name, module)
 
     # ---- Walking the tree ------------------------------------------------------------------------------------------
@@ -114,6 +140,8 @@ class Module:
             name, module = stack.pop()
             if id(module) in seen and remove_duplicate:
                 continue
+            if name.count(".") > 500:
+                raise RuntimeError(f"{type(self).__name__} contains itself: {name[:60]}...")
             seen.add(id(module))
             found.append((name, module))
             for child_name, child in reversed(list(module.named_children())):
@@ -170,16 +198,23 @@ class Module:
 
     def apply(self, function: Callable[[Module], None]) -> Module:
         """Call a function on every module, children first, and return this one."""
-        for module in reversed(list(self.modules())):
-            function(module)
+        for child in self.children():
+            child.apply(function)
+        function(self)
         return self
 
     # ---- Modes and gradients ---------------------------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> Module:
-        """Training mode for this module and all below: batch norm uses the batch, dropout drops."""
-        for module in self.modules():
-            module.training = bool(mode)
+        """Training mode for this module and all below: batch norm uses the batch, dropout drops.
+
+        Errors: ValueError for a mode that is neither True nor False.
+        """
+        if not isinstance(mode, bool):
+            raise ValueError(f"train: mode must be True or False, got {mode!r}")
+        self.training = mode
+        for child in self.children():
+            child.train(mode)  # a child may have a train() of its own, such as a frozen batch norm
         return self
 
     def eval(self) -> Module:
@@ -222,6 +257,8 @@ class Module:
         Returns: the missing and the unexpected names.
         Errors: RuntimeError that lists every missing, unexpected and wrongly shaped key; the module keeps what it had.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"load_state_dict: expected names and arrays, got {type(state_dict).__name__}")
         own = self.state_dict()
         state_dict = translate(state_dict, own, rename or {})
         missing = [name for name in own if name not in state_dict and not name.endswith("num_batches_tracked")]
@@ -232,8 +269,14 @@ class Module:
             if name not in state_dict:
                 continue
             value = state_dict[name]
-            array = value.array if isinstance(value, Tensor) else np.asarray(value)
-            if array.shape != own[name].shape:
+            try:
+                array = value.array if isinstance(value, Tensor) else np.asarray(value)
+            except Exception as error:  # an array of another library may refuse in its own way
+                problems.append(f"{name}: cannot be read as an array: {error}")
+                continue
+            if own[name].dtype.kind != "f" and array.dtype.kind == "f":
+                problems.append(f"{name}: expected integers, got {array.dtype}")
+            elif array.shape != own[name].shape:
                 problems.append(f"{name}: expected shape {own[name].shape}, got {array.shape}")
             elif array.dtype.kind not in "biuf":
                 problems.append(f"{name}: expected numbers, got {array.dtype}")

@@ -1,123 +1,19 @@
-"""Optimisers and learning-rate schedules, under PyTorch's names."""
+"""Learning-rate schedules, under PyTorch's names."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from minires.backend import Array
-from minires.graph import no_grad
-from minires.tensor import Tensor
-
-
-class SGD:
-    """Stochastic gradient descent with momentum, weight decay and Nesterov's variant, step for step PyTorch's.
-
-    Formula: g = grad + weight_decay p; v = momentum v + (1 - dampening) g, in the first step v = g;
-        p -= lr v, or with nesterov p -= lr (g + momentum v).
-    Args: params, Tensors, or dicts with "params" and options of their own.
-    Errors: ValueError for options out of range, for no parameters, and for nesterov without momentum.
-    Source: torch.optim.SGD; Sutskever et al. 2013.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-3,
-        momentum: float = 0.0,
-        dampening: float = 0.0,
-        weight_decay: float = 0.0,
-        nesterov: bool = False,
-    ):
-        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
-            if not value >= 0 or math.isinf(value):
-                raise ValueError(f"SGD: {name} must be a finite number of at least 0, got {value}")
-        if nesterov and (momentum <= 0 or dampening != 0):
-            raise ValueError("SGD: nesterov needs a momentum above 0 and no dampening")
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-        }
-        given = list(params)
-        if not given:
-            raise ValueError("SGD: expected parameters, got none")
-        if not isinstance(given[0], dict):
-            given = [{"params": given}]
-        self.param_groups: list[dict[str, Any]] = []
-        self.velocity: dict[int, Array] = {}  # by the parameter's place over all groups
-        for group in given:
-            tensors = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-            for tensor in tensors:
-                if not isinstance(tensor, Tensor) or not tensor.is_leaf or tensor.dtype.kind != "f":
-                    raise TypeError(f"SGD: expected floating-point leaf Tensors, got {tensor!r}")
-            self.param_groups.append({**defaults, **group, "params": tensors})
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget all gradients (or set them to zero)."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if set_to_none:
-                    p.grad = None
-                elif p.grad is not None:
-                    p.grad.array[...] = 0
-
-    @no_grad()
-    def step(self) -> None:
-        """Move every parameter that has a gradient, in place."""
-        place = 0
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self.update(place, p.array, p.grad.array, group)
-                place += 1
-
-    def update(self, place: int, p: Array, grad: Array, group: dict[str, Any]) -> None:
-        """Move one parameter: the formula of the class, a line a step."""
-        momentum = group["momentum"]
-        g = grad
-        if group["weight_decay"] != 0:
-            g = g + group["weight_decay"] * p
-        if momentum != 0:
-            if place not in self.velocity:
-                self.velocity[place] = g.copy()
-            else:
-                self.velocity[place] *= momentum
-                self.velocity[place] += g if group["dampening"] == 0 else (1 - group["dampening"]) * g
-            v = self.velocity[place]
-            g = g + momentum * v if group["nesterov"] else v
-        p -= group["lr"] * g
-
-    def state_dict(self) -> dict[str, Any]:
-        """The options of every group and the velocities, by the parameter's place."""
-        groups = [{name: value for name, value in g.items() if name != "params"} for g in self.param_groups]
-        return {"param_groups": groups, "velocity": {place: v.copy() for place, v in self.velocity.items()}}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state_dict().
-
-        Errors: ValueError for another number of groups, or a velocity without its parameter.
-        """
-        tensors = [p for group in self.param_groups for p in group["params"]]
-        if len(state["param_groups"]) != len(self.param_groups):
-            raise ValueError(
-                f"SGD.load_state_dict: expected {len(self.param_groups)} groups, got {len(state['param_groups'])}"
-            )
-        for place, v in state["velocity"].items():
-            if not 0 <= int(place) < len(tensors) or v.shape != tensors[int(place)].shape:
-                raise ValueError(f"SGD.load_state_dict: velocity {place} {v.shape} belongs to no parameter here")
-        for group, options in zip(self.param_groups, state["param_groups"], strict=True):
-            group.update(options)
-        self.velocity = {int(place): v.copy() for place, v in state["velocity"].items()}
+from minires.optim.sgd import SGD
 
 
 class LRScheduler:
     """Base of the schedules: every group's rate is a function of the number of ``step()`` calls so far.
 
-    Subclasses write ``rate(base_lr, step)``. Attribute ``last_epoch`` counts the steps.
+    Subclasses write ``rate(base_lr, step)``. Attribute ``last_epoch`` counts the steps. A schedule writes the rate anew
+    at every step, so one optimiser takes one schedule; SequentialLR joins several.
     """
 
     def __init__(self, optimizer: SGD):
@@ -138,6 +34,17 @@ class LRScheduler:
     def step(self) -> None:
         """One epoch (or one batch) further."""
         self.last_epoch += 1
+        self.set_rates()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule stands."""
+        return {"last_epoch": self.last_epoch, "base_lrs": list(self.base_lrs)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state_dict(). Errors: ValueError for another number of groups."""
+        if len(state["base_lrs"]) != len(self.base_lrs):
+            raise ValueError(f"expected the rates of {len(self.base_lrs)} groups, got {len(state['base_lrs'])}")
+        self.last_epoch, self.base_lrs = int(state["last_epoch"]), list(state["base_lrs"])
         self.set_rates()
 
     def get_last_lr(self) -> list[float]:
@@ -239,7 +146,9 @@ class OneCycleLR(LRScheduler):
         super().__init__(optimizer)
 
     def rate(self, base_lr: float, step: int) -> float:
-        if step <= self.top:
+        if step > self.total_steps:
+            raise ValueError(f"OneCycleLR: stepped {step} times, it was made for total_steps={self.total_steps}")
+        if step <= self.top and self.top > 0:
             return cosine(self.initial_lr, self.max_lr, step / self.top)
         return cosine(self.max_lr, self.min_lr, (step - self.top) / max(self.total_steps - 1 - self.top, 1))
 
@@ -256,6 +165,8 @@ class SequentialLR(LRScheduler):
                 f"SequentialLR: expected {len(schedulers) - 1} milestones between {len(schedulers)} schedulers, "
                 f"got {len(milestones)}"
             )
+        if list(milestones) != sorted(milestones):
+            raise ValueError(f"SequentialLR: milestones must grow, got {list(milestones)}")
         self.schedulers = list(schedulers)
         self.milestones = list(milestones)
         super().__init__(optimizer)

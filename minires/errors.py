@@ -1,0 +1,5 @@
+"""MiniRes's own errors. Everything else is one of Python's."""
+
+
+class CheckpointError(ValueError):
+    """A file of weights that cannot be read: damaged, of another kind, or asking for what no tensor needs."""
