@@ -45,10 +45,34 @@ def test_the_residual_block_prints_what_it_says(tmp_path):
     assert found == pytest.approx(expected, rel=1e-2)  # float32, and another BLAS may round otherwise
 
 
+def test_the_training_loop_learns_and_saves(tmp_path):
+    result = python(blocks("python")[1], tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout.strip().rstrip("%")) >= 85 and (tmp_path / "resnet8.safetensors").exists()
+
+
+def test_the_names_of_the_networks_are_all_there():
+    import minires
+
+    table = README[README.index("| family |") : README.index("Options: `num_classes`")]
+    named = set(re.findall(r"\b(?:\w+_)?(?:resnet|resnext|plain)\w+", table.split("\n", 1)[1]))
+    named |= {f"preact_resnet{depth}" for depth in re.findall(r"\b\d+\b", table[table.index("preact_resnet18") :])}
+    assert named - {"preact_resnet2016"} == set(minires.list_models())
+
+
+def test_the_other_commands_parse():
+    from minires.cli import make_parser
+
+    commands = [line.split()[1:] for line in README.splitlines() if line.startswith("    minires ")]
+    assert len(commands) >= 3
+    for command in commands:
+        make_parser().parse_args(command)
+
+
 def test_the_debugger_session_is_real(tmp_path):
     session = next(text for text in blocks("") if "(Pdb)" in text).splitlines()
     commands = [line.removeprefix("(Pdb) ") for line in session if line.startswith("(Pdb) ")]
-    result = python(blocks("python")[1], tmp_path, "-m", "pdb", text="\n".join([*commands, "quit", ""]))
+    result = python(blocks("python")[2], tmp_path, "-m", "pdb", text="\n".join([*commands, "quit", ""]))
     printed = [line.removeprefix("(Pdb) ") for line in result.stdout.splitlines()]
     position = 0
     for line in session:
