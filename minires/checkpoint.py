@@ -60,17 +60,11 @@ def save(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
         array = to_numpy(value.array) if isinstance(value, Tensor) else np.asarray(value)
         if not isinstance(name, str) or array.dtype.kind not in "biuf":
             raise TypeError(f"save: expected names and numbers, got {name!r}: {type(value).__name__} {array.dtype}")
-        arrays[name] = np.ascontiguousarray(array).reshape(array.shape)
+        arrays[name] = np.ascontiguousarray(array).reshape(array.shape).astype(array.dtype.newbyteorder("="))
     if suffix == ".safetensors":
-        from safetensors.numpy import save as to_bytes
-
-        content = to_bytes(arrays)
+        content = to_safetensors(arrays)
     elif suffix == ".npz":
-        import io
-
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        content = buffer.getvalue()
+        content = to_npz(arrays)
     else:
         from minires import torch_format
 
@@ -90,14 +84,41 @@ def load(path: str | os.PathLike) -> Any:
         content = file.read()
     try:
         if suffix == ".safetensors":
-            return as_tensors(read_safetensors(content))
+            return as_tensors(read_safetensors(content), {})
         if suffix == ".npz":
-            return as_tensors(read_npz(content))
+            return as_tensors(read_npz(content), {})
         from minires import torch_format
 
-        return as_tensors(torch_format.read(content))
+        return as_tensors(torch_format.read(content), {})
     except CheckpointError as error:
         raise CheckpointError(f"{os.fspath(path)}: {error}") from error
+
+
+def to_safetensors(arrays: dict[str, np.ndarray]) -> bytes:
+    """Arrays as a .safetensors file. Errors: TypeError for a name or a dtype that the format has not."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save
+
+    if "__metadata__" in arrays:
+        raise TypeError("save: .safetensors keeps the name __metadata__ for itself")
+    try:
+        return save(arrays)
+    except (SafetensorError, KeyError) as error:
+        raise TypeError(f"save: .safetensors cannot hold these arrays: {error}") from error
+
+
+def to_npz(arrays: dict[str, np.ndarray]) -> bytes:
+    """Arrays as a .npz file; numpy.savez would take some names for its own arguments."""
+    import io
+    import zipfile
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            entry = io.BytesIO()
+            np.lib.format.write_array(entry, array, allow_pickle=False)
+            archive.writestr(f"{name}.npy", entry.getvalue())
+    return buffer.getvalue()
 
 
 def read_safetensors(content: bytes) -> dict[str, np.ndarray]:
@@ -107,7 +128,9 @@ def read_safetensors(content: bytes) -> dict[str, np.ndarray]:
 
     try:
         return from_bytes(content)
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except KeyError as error:
+        raise CheckpointError(f"its numbers are of kind {error}, which NumPy has not") from error
+    except (SafetensorError, ValueError, TypeError) as error:
         raise CheckpointError(f"damaged, or not a safetensors file: {error}") from error
 
 
@@ -121,24 +144,33 @@ def read_npz(content: bytes) -> dict[str, np.ndarray]:
             if sum(entry.file_size for entry in archive.infolist()) > 1100 * len(content):
                 raise CheckpointError("the zip's contents are larger than any compression allows")
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
+            return {name: a.astype(a.dtype.newbyteorder("=")) for name, a in arrays.items()}
     except CheckpointError:
         raise
     except Exception as error:  # a damaged zip or header may raise anything
         raise CheckpointError(f"damaged, or not an npz file of arrays: {type(error).__name__}: {error}") from error
 
 
-def as_tensors(value: Any) -> Any:
-    """Arrays as Tensors, all through dicts, lists and tuples. Errors: CheckpointError for arrays of other things."""
+def as_tensors(value: Any, done: dict[int, Any]) -> Any:
+    """Arrays as Tensors, all through dicts, lists and tuples; what is shared stays shared.
+
+    Args: done, the results so far by the identity of what they came from.
+    Errors: CheckpointError for arrays of other things than numbers.
+    """
+    if id(value) in done:
+        return done[id(value)]
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biuf":
             raise CheckpointError(f"the file holds an array of {value.dtype}, expected numbers")
-        return from_numpy(value)
-    if isinstance(value, dict):
-        return {key: as_tensors(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(as_tensors(item) for item in value)
-    return value
+        done[id(value)] = from_numpy(value)
+    elif isinstance(value, dict):
+        done[id(value)] = {key: as_tensors(item, done) for key, item in value.items()}
+    elif isinstance(value, (list, tuple)):
+        done[id(value)] = type(value)([as_tensors(item, done) for item in value])
+    else:
+        return value
+    return done[id(value)]
 
 
 def state_dict_of(loaded: Any) -> dict[str, Tensor]:
@@ -147,7 +179,9 @@ def state_dict_of(loaded: Any) -> dict[str, Tensor]:
     Errors: CheckpointError where there is none.
     """
     for candidate in (loaded, *(loaded.get(key) for key in ("state_dict", "model") if isinstance(loaded, dict))):
-        if isinstance(candidate, dict) and candidate and all(isinstance(v, Tensor) for v in candidate.values()):
+        if not isinstance(candidate, dict) or not candidate:
+            continue
+        if all(isinstance(key, str) and isinstance(value, Tensor) for key, value in candidate.items()):
             return candidate
     keys = f"the entries {', '.join(map(str, list(loaded)[:5]))}" if isinstance(loaded, dict) else type(loaded).__name__
     raise CheckpointError(f'expected a state_dict (names to tensors), alone or as "state_dict" or "model", got {keys}')

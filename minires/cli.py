@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import fields
 
@@ -161,6 +162,13 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def in_words(error: Exception) -> str:
+    """An error's message; for a file that cannot be used its name and why, without the number that comes with it."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def train(arguments: argparse.Namespace) -> int:
     """Run ``minires train``; returns the exit status."""
     from minires.training import TrainOptions, run
@@ -204,7 +212,7 @@ def predict(arguments: argparse.Namespace) -> int:
         try:
             found = prediction.predict(model, arguments.model, path, labels, arguments.top)
         except (ValueError, OSError) as error:
-            print(f"minires predict: {error}", file=sys.stderr)
+            print(f"minires predict: {in_words(error)}", file=sys.stderr)
             status = 2
             continue
         print(path)
@@ -222,7 +230,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     model = prediction.load_model(arguments.model, arguments.weights, dict(arguments.rename))
     found = prediction.confusion(model, dataset)
     accuracy = found.correct / found.count
-    plot_confusion(found.matrix, arguments.picture, f"{arguments.model} on {arguments.data}: {accuracy:.2%}")
+    title = f"{arguments.model} on {os.path.basename(arguments.data)}: {accuracy:.2%}"
+    plot_confusion(found.matrix, arguments.picture, title)
     print(f"accuracy: {accuracy:.2%} ({found.correct}/{found.count})")
     print(f"confusion matrix in {arguments.picture}")
     return 0
@@ -241,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return COMMANDS[arguments.command](arguments)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        print(f"minires {arguments.command}: {error}", file=sys.stderr)
+        print(f"minires {arguments.command}: {in_words(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

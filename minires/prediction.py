@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from minires.data.images import normalize, read_image
 from minires.graph import no_grad
 from minires.models import INPUTS, create_model, model_entry
 from minires.nn import Module
+from minires.nn.module import translate
 from minires.tensor import Tensor
 
 
@@ -45,19 +45,18 @@ class Evaluation(NamedTuple):
 def load_model(
     name: str, weights: str | os.PathLike, rename: Mapping[str, str] | None = None, **options: Any
 ) -> Module:
-    """A network with weights from a file, in evaluation mode. The number of classes is that of the file's last layer.
+    """A network with weights from a file, in evaluation mode; its channels and classes are those of the file.
 
     Errors: ValueError for an unknown model or a file that is no weights; RuntimeError for weights that do not fit.
     """
-    state = state_dict_of(load(weights))
-    last = list(state.values())[-1]
-    if "num_classes" not in options and last.ndim == 1:
-        options["num_classes"] = last.shape[0]
-    first = list(state.values())[0]
-    if "in_channels" not in options and first.ndim == 4:
-        options["in_channels"] = first.shape[1]
+    state = translate(state_dict_of(load(weights)), {}, rename or {})
+    if "fc.weight" in state and state["fc.weight"].ndim == 2:
+        options.setdefault("num_classes", state["fc.weight"].shape[0])
+    if "conv1.weight" in state and state["conv1.weight"].ndim == 4:
+        options.setdefault("in_channels", state["conv1.weight"].shape[1])
+        options.setdefault("stem", "imagenet" if state["conv1.weight"].shape[2] == 7 else "cifar")
     model = create_model(name, **options)
-    model.load_state_dict(state, rename=rename)
+    model.load_state_dict(state)
     return model.eval()
 
 
@@ -110,10 +109,15 @@ def evaluation_data(name: str) -> ArrayDataset:
     try:
         with np.load(name, allow_pickle=False) as file:
             images, labels = file["images"], file["labels"]
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{name}: expected a .npz file with the arrays images and labels: {error}") from error
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged zip may raise anything
+        kind = type(error).__name__
+        raise ValueError(f"{name}: expected a .npz file with the arrays images and labels: {kind}: {error}") from error
     if images.ndim != 4 or images.dtype != np.uint8 or images.shape[1] != 3:
         raise ValueError(f"{name}: images must be uint8 (N, 3, H, W), got {images.dtype} {images.shape}")
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+        raise ValueError(f"{name}: labels must be integers ({len(images)},), got {labels.dtype} {labels.shape}")
     return ArrayDataset(normalize(images), labels)
 
 
@@ -130,7 +134,8 @@ def confusion(model: Module, dataset: ArrayDataset, batch_size: int = 100, devic
         logits = model(images.to(device)).cpu().numpy()
         if matrix is None:
             matrix = np.zeros((logits.shape[1], logits.shape[1]), np.int64)
-            if dataset.labels.min() < 0 or dataset.labels.max() >= len(matrix):
-                raise ValueError(f"the data has label {dataset.labels.max()} and the model {len(matrix)} classes")
+            wrong = dataset.labels[(dataset.labels < 0) | (dataset.labels >= len(matrix))]
+            if len(wrong):
+                raise ValueError(f"the data has label {wrong[0]}, and the model has {len(matrix)} classes")
         np.add.at(matrix, (labels.numpy(), logits.argmax(axis=1)), 1)
     return Evaluation(matrix)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
@@ -89,7 +90,7 @@ class TensorRecord(NamedTuple):
             steps = tuple(s * array.itemsize for s in self.stride)
             view = np.lib.stride_tricks.as_strided(array[self.offset :], self.size, steps, writeable=False)
         if self.storage.kind == "BFloat16Storage":  # the upper half of a float32
-            return (view.astype(np.uint32) << 16).view(np.float32)
+            return np.asarray(view.astype(np.uint32) << 16).view(np.float32)
         return np.array(view, order="C")
 
 
@@ -124,12 +125,7 @@ class TensorUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Errors: CheckpointError for a name that no tensor needs."""
-        try:
-            return ALLOWED[module, name]
-        except KeyError:
-            raise CheckpointError(
-                f"refused: the file asks for {module}.{name}, which no tensor needs, and may run code"
-            ) from None
+        return allowed(module, name)
 
     def persistent_load(self, pid: Any) -> Storage:
         """A storage by its key: ("storage", class, key, device, numel), before 1.6 with a sixth entry."""
@@ -140,17 +136,43 @@ class TensorUnpickler(pickle.Unpickler):
             raise CheckpointError("the file has storages that are views of others, as only very old PyTorch wrote")
         if not isinstance(numel, int) or numel < 0:
             raise CheckpointError(f"a storage of {numel!r} numbers")
-        if key not in self.storages:
-            self.storages[key] = Storage(kind, numel)
-        return self.storages[key]
+        storage = self.storages.setdefault(key, Storage(kind, numel))
+        if storage.kind != kind or storage.numel != numel:
+            raise CheckpointError(f"storage {key} is described twice, in two ways: the file is damaged")
+        return storage
 
 
-def unpickle(file: Any, storages: dict[str, Storage] | None = None) -> Any:
+def inspect(file: io.BytesIO) -> None:
+    """Read over the next pickle without running it, and go back to its start.
+
+    Errors: CheckpointError for a name that no tensor needs, and for a memo that is larger than the file.
+    """
+    start, size = file.tell(), len(file.getbuffer())
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL":
+            allowed(*argument.split(" ", 1))
+        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > size:
+            raise CheckpointError(f"the pickle numbers its objects up to {argument} in {size} bytes")
+    file.seek(start)
+
+
+def allowed(module: str, name: str) -> Any:
+    """What stands in for a name of a pickle. Errors: CheckpointError for a name that no tensor needs."""
+    try:
+        return ALLOWED[module, name]
+    except KeyError:
+        raise CheckpointError(
+            f"refused: the file asks for {module}.{name}, which no tensor needs, and may run code"
+        ) from None
+
+
+def unpickle(file: io.BytesIO, storages: dict[str, Storage] | None = None) -> Any:
     """The next object of a pickle.
 
     Errors: CheckpointError for whatever goes wrong.
     """
     try:
+        inspect(file)
         return TensorUnpickler(file, {} if storages is None else storages).load()
     except CheckpointError:
         raise
@@ -158,20 +180,28 @@ def unpickle(file: Any, storages: dict[str, Storage] | None = None) -> Any:
         raise CheckpointError(f"damaged, or not a file of PyTorch: {type(error).__name__}: {error}") from error
 
 
-def resolve(value: Any) -> Any:
-    """Tensors as arrays, all through dicts, lists and tuples.
+def resolve(value: Any, done: dict[int, Any]) -> Any:
+    """Tensors as arrays, all through dicts, lists and tuples; what is shared stays shared.
 
-    Errors: CheckpointError for something else than data, or nested too deep.
+    Args: done, the results so far by the identity of what they came from.
+    Errors: CheckpointError for something else than data.
     """
-    if isinstance(value, TensorRecord):
-        return value.to_array()
-    if isinstance(value, dict):
-        return {key: resolve(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(resolve(item) for item in value)
-    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+    if value is None or type(value) in (bool, int, float, str, bytes):
         return value
-    raise CheckpointError(f"the file holds a {type(value).__name__}, expected tensors, numbers and text")
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, TensorRecord):
+        result: Any = value.to_array()
+    elif type(value) in (dict, OrderedDict):
+        if not all(type(key) in (str, int) for key in value):
+            raise CheckpointError("the file holds a dict whose keys are neither text nor whole numbers")
+        result = {key: resolve(item, done) for key, item in value.items()}
+    elif type(value) in (list, tuple):
+        result = type(value)([resolve(item, done) for item in value])
+    else:
+        raise CheckpointError(f"the file holds a {type(value).__name__}, expected tensors, numbers and text")
+    done[id(value)] = result
+    return result
 
 
 def read(content: bytes) -> Any:
@@ -180,9 +210,14 @@ def read(content: bytes) -> Any:
     Errors: CheckpointError for a damaged or foreign file, and for a pickle that asks for more than a tensor needs.
     """
     try:
-        return resolve(read_zip(content) if content[:4] == b"PK\x03\x04" else read_legacy(content))
+        held = read_zip(content) if content[:4] == b"PK\x03\x04" else read_legacy(content)
+        return resolve(held, {})
+    except CheckpointError:
+        raise
     except RecursionError as error:
         raise CheckpointError("the file's contents are nested too deep") from error
+    except Exception as error:  # a damaged file may lead anywhere
+        raise CheckpointError(f"damaged, or not a file of PyTorch: {type(error).__name__}") from error
 
 
 def read_zip(content: bytes) -> Any:
@@ -203,9 +238,7 @@ def read_zip(content: bytes) -> Any:
                 if f"data/{key}" not in names:
                     raise CheckpointError(f"the numbers of storage {key} are not in the file")
                 storage.fill(archive.read(names[f"data/{key}"]))
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, struct.error) as error:
-        if isinstance(error, RecursionError):
-            raise
+    except zipfile.BadZipFile as error:
         raise CheckpointError(f"damaged zip: {error}") from error
     return result
 
@@ -228,7 +261,10 @@ def read_legacy(content: bytes) -> Any:
         count = file.read(8)
         if len(count) != 8 or struct.unpack("<q", count)[0] != storage.numel:
             raise CheckpointError("a storage's count does not match its tensors: the file is damaged")
-        storage.fill(file.read(storage.numel * np.dtype(STORAGES[storage.kind]).itemsize))
+        size = storage.numel * np.dtype(STORAGES[storage.kind]).itemsize
+        if size > len(content) - file.tell():
+            raise CheckpointError(f"a storage of {storage.numel} numbers is larger than the rest of the file")
+        storage.fill(file.read(size))
     if file.read(1):
         raise CheckpointError("there are bytes after the last storage: the file is damaged")
     return result

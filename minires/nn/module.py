@@ -34,9 +34,13 @@ def translate(state: Mapping[str, Any], own: Mapping[str, Any], rename: Mapping[
     Errors: RuntimeError where two names become one.
     """
     prefix = "module."
-    wrapped = state and all(name.startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in own)
+    wrapped = (
+        state and all(str(name).startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in own)
+    )
     translated: dict[str, Any] = {}
     for name, value in state.items():
+        if not isinstance(name, str):
+            raise RuntimeError(f"load_state_dict: names must be text, got {name!r}")
         if wrapped:
             name = name.removeprefix(prefix)
         for old, new in rename.items():
