@@ -246,7 +246,8 @@ def im2col_by_rows(xp: ModuleType, x: Array, size: Conv2dSize) -> tuple[Array, l
     """The columns of x for each kernel column, and where each kernel row begins in them.
 
     Shapes: x (N, C, H, W) -> cols (G, C/G*KW, phases*rows*N*OW), starts (KH ints).
-    Formula: cols[c, kw, phase, row, n, ow] = padded x[n, c, row SH + phase, ow SW + kw DW].
+    Formula: cols[c, kw, i, row, n, ow] = padded x[n, c, row SH + phases[i], ow SW + kw DW]; kernel row kh begins at
+        row (kh DH) div SH of its phase.
     Errors: none of its own.
     Source: the derivation above.
     """
@@ -254,7 +255,7 @@ def im2col_by_rows(xp: ModuleType, x: Array, size: Conv2dSize) -> tuple[Array, l
     x_rows = x.transpose(1, 2, 0, 3)  # (C, H, N, W)
     if KH == KW == SH == SW == 1 and PH == PW == 0:
         return x_rows.reshape(G, C // G, H * N * W), [0]  # a 1x1 convolution is a matrix product of x itself
-    phases = []
+    phases = []  # those that some kernel row reads
     for kh in range(KH):
         if kh * DH % SH not in phases:
             phases.append(kh * DH % SH)
@@ -265,18 +266,17 @@ def im2col_by_rows(xp: ModuleType, x: Array, size: Conv2dSize) -> tuple[Array, l
         ow0 = max(0, -(w0 // SW))  # the first output column that sees x, not padding
         ow1 = min(OW, (W - 1 - w0) // SW + 1)
         for i in range(len(phases)):
-            h0 = phases[i] - PH
+            h0 = phases[i] - PH  # the same for rows
             r0 = max(0, -(h0 // SH))
             r1 = min(rows, (H - 1 - h0) // SH + 1)
             if ow0 < ow1 and r0 < r1:
-                inside = x_rows[
-                    :, h0 + r0 * SH : h0 + r1 * SH - SH + 1 : SH, :, w0 + ow0 * SW : w0 + ow1 * SW - SW + 1 : SW
-                ]
-                cols[:, kw, i, r0:r1, :, ow0:ow1] = inside
+                h = slice(h0 + r0 * SH, h0 + (r1 - 1) * SH + 1, SH)
+                w = slice(w0 + ow0 * SW, w0 + (ow1 - 1) * SW + 1, SW)
+                cols[:, kw, i, r0:r1, :, ow0:ow1] = x_rows[:, h, :, w]
     starts = []
     for kh in range(KH):
         starts.append((phases.index(kh * DH % SH) * rows + kh * DH // SH) * N * OW)
-    return cols.reshape(G, C // G * KW, -1), starts
+    return cols.reshape(G, C // G * KW, -1), starts  # (G, C/G*KW, phases*rows*N*OW)
 
 
 def im2col_by_pixels(xp: ModuleType, x: Array, size: Conv2dSize) -> tuple[Array, list[int]]:
@@ -295,15 +295,14 @@ def im2col_by_pixels(xp: ModuleType, x: Array, size: Conv2dSize) -> tuple[Array,
         oh0 = max(0, -(h0 // SH))
         oh1 = min(OH, (H - 1 - h0) // SH + 1)
         for kw in range(KW):
-            w0 = kw * DW - PW
+            w0 = kw * DW - PW  # as in im2col_by_rows
             ow0 = max(0, -(w0 // SW))
             ow1 = min(OW, (W - 1 - w0) // SW + 1)
             if oh0 < oh1 and ow0 < ow1:
-                inside = x_rows[
-                    :, h0 + oh0 * SH : h0 + oh1 * SH - SH + 1 : SH, :, w0 + ow0 * SW : w0 + ow1 * SW - SW + 1 : SW
-                ]
-                cols[:, kh, kw, oh0:oh1, :, ow0:ow1] = inside
-    return cols.reshape(G, C // G * KH * KW, OH * N * OW), [0]
+                h = slice(h0 + oh0 * SH, h0 + (oh1 - 1) * SH + 1, SH)
+                w = slice(w0 + ow0 * SW, w0 + (ow1 - 1) * SW + 1, SW)
+                cols[:, kh, kw, oh0:oh1, :, ow0:ow1] = x_rows[:, h, :, w]
+    return cols.reshape(G, C // G * KH * KW, OH * N * OW), [0]  # (G, C/G*KH*KW, OH*N*OW)
 
 
 def conv2d_forward(
@@ -324,7 +323,8 @@ def conv2d_forward(
         w_parts = w.reshape(1, G, O // G, -1)  # (1, G, O/G, C/G*KH*KW)
     else:
         cols, starts = im2col_by_rows(xp, x, size)
-        w_parts = w.reshape(G, O // G, C // G, KH, KW).transpose(3, 0, 1, 2, 4).reshape(KH, G, O // G, -1)
+        w_parts = w.reshape(G, O // G, C // G, KH, KW).transpose(3, 0, 1, 2, 4)  # (KH, G, O/G, C/G, KW)
+        w_parts = w_parts.reshape(KH, G, O // G, -1)  # (KH, G, O/G, C/G*KW)
     length = OH * N * OW
     y = xp.empty((G, O // G, length), x.dtype)
     xp.matmul(w_parts[0], cols[:, :, starts[0] : starts[0] + length], out=y)
@@ -332,7 +332,7 @@ def conv2d_forward(
     for kh in range(1, len(starts)):
         xp.matmul(w_parts[kh], cols[:, :, starts[kh] : starts[kh] + length], out=part)
         y += part
-    y = y.reshape(O, OH, N, OW)
+    y = y.reshape(O, OH, N, OW)  # the groups' channels one after the other
     if b is not None:
         y += b[:, None, None, None]
     return y.transpose(2, 0, 1, 3), Conv2dCache(x, w, b is not None, needs_dx, size)  # (N, O, OH, OW)
@@ -349,7 +349,7 @@ def conv2d_backward(dy: Array, cache: Conv2dCache) -> tuple[Array | None, Array,
     xp = array_module(dy)
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = cache.size
     length = OH * N * OW
-    dy_rows = dy.transpose(1, 2, 0, 3).reshape(G, O // G, length)  # no copy where dy came from one of our kernels
+    dy_rows = dy.transpose(1, 2, 0, 3).reshape(G, O // G, length)  # no copy if channels lie first in memory
     db = dy_rows.sum(axis=2).reshape(O) if cache.has_bias else None
     # The columns are made again: that costs less time than keeping them costs memory.
     if C // G * KW < FLAT and KH > 1:
@@ -363,7 +363,7 @@ def conv2d_backward(dy: Array, cache: Conv2dCache) -> tuple[Array | None, Array,
         dw = dw.reshape(KH, G, C // G, KW, O // G).transpose(1, 4, 2, 0, 3)  # (G, O/G, C/G, KH, KW)
     else:
         dw = dw.reshape(G, C // G, KH, KW, O // G).transpose(0, 4, 1, 2, 3)  # (G, O/G, C/G, KH, KW)
-    dw = dw.reshape(O, C // G, KH, KW)
+    dw = dw.reshape(O, C // G, KH, KW)  # (O, C/G, KH, KW)
     dx = conv2d_input_gradient(dy_rows, cache.w, cache.size) if cache.needs_dx else None
     return dx, dw, db
 
@@ -411,7 +411,7 @@ def conv2d_input_gradient(dy_rows: Array, w: Array, size: Conv2dSize) -> Array:
                 if i0 < i1:
                     dy_all = dy_rows.reshape(O, OH, N, OW)
                     cols[:, i, above : above + OH, :, i0:i1] = dy_all[:, :, :, i0 + shift : i1 + shift]
-            cols = cols.reshape(G, O // G * len(taps), -1)
+            cols = cols.reshape(G, O // G * len(taps), -1)  # (G, O/G*taps, rows*N*width)
         for h_phase in range(SH):
             h0 = (h_phase - PH) % SH
             height = len(range(h0, H, SH))
@@ -426,4 +426,4 @@ def conv2d_input_gradient(dy_rows: Array, w: Array, size: Conv2dSize) -> Array:
                         total += part
             if total is not None:
                 dx[:, h0::SH, :, w0::SW] = total.reshape(C, height, N, width)
-    return dx.transpose(2, 0, 1, 3)
+    return dx.transpose(2, 0, 1, 3)  # (N, C, H, W)
