@@ -74,7 +74,7 @@ examples:
 def image_shape(text: str) -> tuple[int, int, int]:
     """``3x224x224`` as (3, 224, 224). Errors: argparse.ArgumentTypeError for anything else."""
     parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdigit() and 0 < int(part) <= 10_000 for part in parts):
+    if len(parts) != 3 or not all(part.isdecimal() and 0 < int(part) <= 10_000 for part in parts):
         raise argparse.ArgumentTypeError(f"expected CHANNELSxHEIGHTxWIDTH such as 3x224x224, got {text!r}")
     return int(parts[0]), int(parts[1]), int(parts[2])
 
@@ -163,10 +163,25 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
 
 
 def in_words(error: Exception) -> str:
-    """An error's message; for a file that cannot be used its name and why, without the number that comes with it."""
+    """An error's message, of a few lines; for a file that cannot be used its name and why."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}"
+    lines = [line if len(line) <= 300 else f"{line[:300]} ..." for line in str(error).splitlines()]
+    return "\n".join(lines if len(lines) <= 6 else [*lines[:5], f"  ... and {len(lines) - 5} more lines"])
+
+
+def check_picture(path: str) -> None:
+    """Refuse a picture that could not be drawn, before the work that leads to it.
+
+    Errors: ValueError for another ending than an image's; FileNotFoundError for a folder that is not there.
+    """
+    if not path.lower().endswith((".png", ".svg", ".pdf", ".jpg")) or os.path.basename(path).startswith("."):
+        raise ValueError(f"--picture: expected a file name that ends in .png, .svg, .pdf or .jpg, got {path!r}")
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(2, "there is no such folder", folder)
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -226,13 +241,14 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from minires import prediction
     from minires.plots import plot_confusion
 
+    check_picture(arguments.picture)
     dataset = prediction.evaluation_data(arguments.data)
     model = prediction.load_model(arguments.model, arguments.weights, dict(arguments.rename))
     found = prediction.confusion(model, dataset)
     accuracy = found.correct / found.count
     title = f"{arguments.model} on {os.path.basename(arguments.data)}: {accuracy:.2%}"
+    print(f"accuracy: {accuracy:.2%} ({found.correct}/{found.count})", flush=True)
     plot_confusion(found.matrix, arguments.picture, title)
-    print(f"accuracy: {accuracy:.2%} ({found.correct}/{found.count})")
     print(f"confusion matrix in {arguments.picture}")
     return 0
 
@@ -249,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         return COMMANDS[arguments.command](arguments)
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
         print(f"minires {arguments.command}: {in_words(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

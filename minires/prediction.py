@@ -68,7 +68,7 @@ def read_labels(path: str | os.PathLike | None, count: int) -> list[str]:
     if path is None:
         return [f"class {i}" for i in range(count)]
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             labels = file.read().splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{os.fspath(path)} is not a text file of labels: {error}") from error
@@ -104,8 +104,11 @@ def evaluation_data(name: str) -> ArrayDataset:
     Colour images of a file are normalised with ImageNet's mean and standard deviation.
     Errors: ValueError for an unknown name, or a file that does not hold these two arrays.
     """
-    if not name.endswith(".npz"):
-        return load_data(name).test
+    if not name.lower().endswith(".npz"):
+        try:
+            return load_data(name).test
+        except ValueError as error:
+            raise ValueError(f"{error} (or a .npz file)") from error
     try:
         with np.load(name, allow_pickle=False) as file:
             images, labels = file["images"], file["labels"]

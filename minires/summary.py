@@ -80,14 +80,15 @@ def summarize(model: Module, input_shape: tuple[int, int, int]) -> Summary:
     def observe(name: str, layer: Module) -> None:
         original = layer.forward
 
-        def observed(*inputs: Any) -> Any:
-            output = original(*inputs)
+        def observed(*inputs: Any, **options: Any) -> Any:
+            output = original(*inputs, **options)
             parameters = sum(p.numel() for p in layer.parameters())
             rows.append(Row(name, type(layer).__name__, output.shape, parameters, multiply_adds(layer, output)))
             return output
 
         layer.forward = observed  # on the instance: found before the class's
 
+    own = [(layer, vars(layer).get("forward")) for _, layer in layers]
     for name, layer in layers:
         observe(name, layer)
     modes = [(module, module.training) for module in model.modules()]
@@ -98,8 +99,11 @@ def summarize(model: Module, input_shape: tuple[int, int, int]) -> Summary:
         with no_grad():
             model(Tensor(np.zeros((1, *input_shape), dtype), device=device))
     finally:
-        for _, layer in layers:
-            del layer.forward
+        for layer, forward in own:
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward
         for module, mode in modes:
             module.training = mode
     parameters = sum(p.numel() for p in model.parameters())

@@ -39,6 +39,18 @@ STORAGES = {
 }
 
 
+#: The pickle operations that PyTorch's files are made of.
+OPERATIONS = set(
+    "PROTO FRAME STOP MARK POP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE "
+    "BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND "
+    "APPENDS EMPTY_DICT SETITEM SETITEMS BINPUT LONG_BINPUT BINGET LONG_BINGET MEMOIZE GLOBAL STACK_GLOBAL REDUCE "
+    "BUILD BINPERSID".split()
+)
+
+#: What pickletools calls the objects that may be keys of a dict.
+KEYS = {"str", "bytes_or_str", "int", "int_or_bool", "bool"}
+
+
 class StorageKind(NamedTuple):
     """A storage class that a pickle named."""
 
@@ -74,9 +86,6 @@ class TensorRecord(NamedTuple):
 
         Errors: CheckpointError where the view reaches outside its storage, or repeats numbers.
         """
-        whole = (self.offset, *self.size, *self.stride)
-        if not all(isinstance(n, int) and n >= 0 for n in whole) or len(self.size) != len(self.stride):
-            raise CheckpointError(f"a tensor of size {self.size}, stride {self.stride}, offset {self.offset}")
         array = self.storage.array
         if array is None:
             raise CheckpointError("a tensor's numbers are not in the file")
@@ -94,23 +103,34 @@ class TensorRecord(NamedTuple):
         return np.array(view, order="C")
 
 
-def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *unused: Any) -> TensorRecord:
-    """What stands in for torch._utils._rebuild_tensor_v2."""
-    if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
-        raise CheckpointError("a tensor's description is not what PyTorch writes")
-    return TensorRecord(storage, offset, size, stride)
+class RebuildTensor:
+    """What stands in for torch._utils._rebuild_tensor_v2. Without attributes, so that no file can change it."""
+
+    __slots__ = ()
+
+    def __call__(self, storage: Any, offset: Any, size: Any, stride: Any, *unused: Any) -> TensorRecord:
+        if not isinstance(storage, Storage) or type(size) is not tuple or type(stride) is not tuple:
+            raise CheckpointError("a tensor's description is not what PyTorch writes")
+        whole = (offset, *size, *stride)
+        if len(size) != len(stride) or len(size) > 64 or not all(type(n) is int and 0 <= n < 2**63 for n in whole):
+            raise CheckpointError("a tensor's size, stride or offset is no size of an array")
+        return TensorRecord(storage, offset, size, stride)
 
 
-def rebuild_parameter(data: Any, *unused: Any) -> Any:
-    """What stands in for torch._utils._rebuild_parameter."""
-    return data
+class RebuildParameter:
+    """What stands in for torch._utils._rebuild_parameter. Without attributes, so that no file can change it."""
+
+    __slots__ = ()
+
+    def __call__(self, data: Any, *unused: Any) -> Any:
+        return data
 
 
 ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): rebuild_tensor,  # before 0.4
-    ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor"): RebuildTensor(),  # before 0.4
+    ("torch._utils", "_rebuild_tensor_v2"): RebuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): RebuildParameter(),
 }
 for _name in STORAGES:
     ALLOWED["torch", _name] = StorageKind(_name)
@@ -129,13 +149,15 @@ class TensorUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Storage:
         """A storage by its key: ("storage", class, key, device, numel), before 1.6 with a sixth entry."""
-        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], StorageKind):
-            raise CheckpointError(f"the file refers to {str(pid)[:60]!r}, expected a storage")
+        if type(pid) is not tuple or len(pid) < 5 or type(pid[0]) is not str or pid[0] != "storage":
+            raise CheckpointError("the file refers to something else than a storage")
+        if not isinstance(pid[1], StorageKind) or type(pid[2]) not in (str, int):
+            raise CheckpointError("the description of a storage is not what PyTorch writes")
         kind, key, numel = pid[1].name, str(pid[2]), pid[4]
         if len(pid) > 5 and pid[5] is not None:
             raise CheckpointError("the file has storages that are views of others, as only very old PyTorch wrote")
-        if not isinstance(numel, int) or numel < 0:
-            raise CheckpointError(f"a storage of {numel!r} numbers")
+        if type(numel) is not int or not 0 <= numel < 2**63:
+            raise CheckpointError("the size of a storage is no size of an array")
         storage = self.storages.setdefault(key, Storage(kind, numel))
         if storage.kind != kind or storage.numel != numel:
             raise CheckpointError(f"storage {key} is described twice, in two ways: the file is damaged")
@@ -145,14 +167,42 @@ class TensorUnpickler(pickle.Unpickler):
 def inspect(file: io.BytesIO) -> None:
     """Read over the next pickle without running it, and go back to its start.
 
-    Errors: CheckpointError for a name that no tensor needs, and for a memo that is larger than the file.
+    Follows the kinds of objects on the pickle's stack, for the keys of dicts: a key of nested tuples would be hashed
+    without end, or until the interpreter falls.
+    Errors: CheckpointError for an operation or a name that no tensor needs, for a dict key that is neither text nor a
+        number, and for a memo that is larger than the file.
     """
     start, size = file.tell(), len(file.getbuffer())
+    stack: list[str] = []
+    memo: dict[int, str] = {}
     for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name not in OPERATIONS:
+            raise CheckpointError(f"refused: the file uses the pickle operation {opcode.name}, which no tensor needs")
         if opcode.name == "GLOBAL":
             allowed(*argument.split(" ", 1))
-        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > size:
-            raise CheckpointError(f"the pickle numbers its objects up to {argument} in {size} bytes")
+        before = [kind.name for kind in opcode.stack_before]
+        if "mark" in before:  # everything down to the last mark, and what the operation takes from below it
+            mark = len(stack) - 1 - stack[::-1].index("mark")
+            items, taken = stack[mark + 1 :], mark - before.index("mark")
+        else:
+            taken = len(stack) - len(before)
+            items = stack[taken:]
+        if taken < 0:
+            raise CheckpointError("the pickle takes more from its stack than is there: the file is damaged")
+        keys = {"SETITEM": items[1:2], "SETITEMS": items[0::2]}.get(opcode.name, [])
+        if not KEYS.issuperset(keys):
+            raise CheckpointError("the file holds a dict whose keys are neither text nor whole numbers")
+        if opcode.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            place = len(memo) if opcode.name == "MEMOIZE" else argument
+            if place > size:
+                raise CheckpointError(f"the pickle numbers its objects up to {place} in {size} bytes")
+            memo[place] = stack[-1]
+            continue
+        del stack[taken:]
+        if opcode.name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        else:
+            stack += [kind.name for kind in opcode.stack_after]
     file.seek(start)
 
 
@@ -180,28 +230,38 @@ def unpickle(file: io.BytesIO, storages: dict[str, Storage] | None = None) -> An
         raise CheckpointError(f"damaged, or not a file of PyTorch: {type(error).__name__}: {error}") from error
 
 
-def resolve(value: Any, done: dict[int, Any]) -> Any:
-    """Tensors as arrays, all through dicts, lists and tuples; what is shared stays shared.
+class Resolver:
+    """Turns what was unpickled into plain data: tensors become arrays, and lists that are shared stay shared.
 
-    Args: done, the results so far by the identity of what they came from.
-    Errors: CheckpointError for something else than data.
+    Args: room, how many bytes all arrays together may take; a file of many views of one storage must not fill memory.
     """
-    if value is None or type(value) in (bool, int, float, str, bytes):
-        return value
-    if id(value) in done:
-        return done[id(value)]
-    if isinstance(value, TensorRecord):
-        result: Any = value.to_array()
-    elif type(value) in (dict, OrderedDict):
-        if not all(type(key) in (str, int) for key in value):
-            raise CheckpointError("the file holds a dict whose keys are neither text nor whole numbers")
-        result = {key: resolve(item, done) for key, item in value.items()}
-    elif type(value) in (list, tuple):
-        result = type(value)([resolve(item, done) for item in value])
-    else:
-        raise CheckpointError(f"the file holds a {type(value).__name__}, expected tensors, numbers and text")
-    done[id(value)] = result
-    return result
+
+    def __init__(self, room: int):
+        self.room = room
+        self.done: dict[int, Any] = {}  # results by the identity of what they came from
+
+    def resolve(self, value: Any) -> Any:
+        """Errors: CheckpointError for something else than data, or more than there is room for."""
+        if value is None or type(value) in (bool, int, float, str, bytes):
+            return value
+        if isinstance(value, TensorRecord):
+            array = value.to_array()
+            self.room -= array.nbytes
+            if self.room < 0:
+                raise CheckpointError("its tensors are many times as large as the file: views of the same numbers")
+            return array
+        if id(value) in self.done:
+            return self.done[id(value)]
+        if type(value) in (dict, OrderedDict):
+            result: Any = {}
+            for name, item in dict.items(value):
+                result[name] = self.resolve(item)
+        elif type(value) in (list, tuple):
+            result = type(value)([self.resolve(item) for item in value])
+        else:
+            raise CheckpointError(f"the file holds a {type(value).__name__}, expected tensors, numbers and text")
+        self.done[id(value)] = result
+        return result
 
 
 def read(content: bytes) -> Any:
@@ -211,7 +271,7 @@ def read(content: bytes) -> Any:
     """
     try:
         held = read_zip(content) if content[:4] == b"PK\x03\x04" else read_legacy(content)
-        return resolve(held, {})
+        return Resolver(room=8 * len(content) + 2**20).resolve(held)
     except CheckpointError:
         raise
     except RecursionError as error:
@@ -246,15 +306,20 @@ def read_zip(content: bytes) -> Any:
 def read_legacy(content: bytes) -> Any:
     """The format before 1.6: magic number, version, system, object, keys; then each storage's count and bytes."""
     file = io.BytesIO(content)
-    if unpickle(file) != MAGIC:
+    magic = unpickle(file)
+    if type(magic) is not int or magic != MAGIC:
         raise CheckpointError("not a file of PyTorch: its first pickle is not the magic number")
     version, system = unpickle(file), unpickle(file)
-    if version != PROTOCOL or not isinstance(system, dict) or not system.get("little_endian", True):
-        raise CheckpointError(f"a PyTorch file of version {version}, expected {PROTOCOL} in little-endian order")
+    if type(version) is not int or version != PROTOCOL or type(system) is not dict:
+        raise CheckpointError(f"not a PyTorch file of version {PROTOCOL}")
+    if not system.get("little_endian", True):
+        raise CheckpointError("the numbers are big-endian, which is not read")
     storages: dict[str, Storage] = {}
     result = unpickle(file, storages)
     keys = unpickle(file)
-    if not isinstance(keys, list) or {str(key) for key in keys} != set(storages):
+    if type(keys) is not list or not all(type(key) in (str, int) for key in keys):
+        raise CheckpointError("the list of storages is not what PyTorch writes")
+    if {str(key) for key in keys} != set(storages):
         raise CheckpointError("the list of storages does not match the tensors: the file is damaged")
     for key in keys:
         storage = storages[str(key)]

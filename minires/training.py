@@ -27,6 +27,8 @@ from minires.nn import Module
 from minires.optim import SGD, OneCycleLR
 from minires.tensor import Tensor
 
+ADVICE = "a smaller --lr usually helps"
+
 
 @dataclass
 class TrainOptions:
@@ -103,7 +105,7 @@ def train_step(model: Module, optimizer: SGD, images: Tensor, labels: Tensor) ->
     loss = F.cross_entropy(logits, labels)
     value = loss.item()
     if not math.isfinite(value):
-        raise FloatingPointError(f"the loss became {value}: training has diverged; a smaller --lr usually helps")
+        raise FloatingPointError(f"the loss became {value}: training has diverged; {ADVICE}")
     loss.backward()
     optimizer.step()
     return value, int((logits.detach().argmax(dim=1) == labels).sum().item())
@@ -146,6 +148,8 @@ def fit(
                 bar.update()
             score = evaluate(model, test, device=options.device)
             seconds = time.perf_counter() - start
+            if not math.isfinite(score.loss):
+                raise FloatingPointError(f"the test loss became {score.loss}: training has diverged; {ADVICE}")
             line = Epoch(epoch, lr, total / seen, correct / seen, score.loss, score.accuracy, seconds)
             bar.write(
                 f"epoch {epoch:3d}/{options.epochs}   lr {lr:.4f}   train loss {line.train_loss:.4f} "
@@ -247,7 +251,8 @@ def run(options: TrainOptions, out: str | None = None) -> RunResult:
             file.flush()
 
         interrupted = False
-        with threadpool_limits(options.threads or (1 if small else None)):
+        # An overflow is said once, in words, by train_step; NumPy's warnings would only come before it.
+        with threadpool_limits(options.threads or (1 if small else None)), np.errstate(all="ignore"):
             try:
                 fit(model, split.train, split.test, options, on_epoch=keep)
             except KeyboardInterrupt:

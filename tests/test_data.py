@@ -73,7 +73,7 @@ def test_images_and_labels_stay_together():
         (lambda: DataLoader(small(), 2.5), "batch_size"),
         (lambda: DataLoader(small(), 11, drop_last=True), "drop_last"),
         (lambda: ArrayDataset(np.zeros((3, 1, 1, 1)), np.zeros(2, int)), "as many images"),
-        (lambda: ArrayDataset(np.zeros((0, 1, 1, 1)), np.zeros(0, int)), "as many images"),
+        (lambda: ArrayDataset(np.zeros((0, 1, 1, 1)), np.zeros(0, int)), "is empty"),
         (lambda: ArrayDataset(np.zeros((2, 1, 1, 1)), np.zeros(2)), "integers"),
     ],
 )

@@ -275,3 +275,25 @@ def test_module_list():
     assert len(list(layers.parameters())) == 4 and len(layers) == 3 and isinstance(layers[1], nn.ReLU)
     with pytest.raises(TypeError):
         layers.append("relu")
+
+
+def test_rates_may_be_tensors():
+    p = Tensor([1.0, 2.0], requires_grad=True)
+    optimizer = optim.SGD([p], lr=Tensor(0.5), weight_decay=Tensor(0.0))
+    p.grad = Tensor([1.0, 1.0])
+    optimizer.step()
+    assert p.tolist() == [0.5, 1.5]
+    optimizer.param_groups[0]["lr"] = Tensor(0.25)
+    optimizer.step()
+    assert p.tolist() == [0.25, 1.25]
+    with pytest.raises(ValueError, match="stands alone"):
+        optim.SequentialLR(optimizer, [optim.OneCycleLR(optimizer, 0.1, 5), optim.StepLR(optimizer, 1)], [5])
+
+
+@pytest.mark.parametrize("name", ["preact_resnet20", "resnet20"])
+def test_zero_init_makes_every_block_the_identity(name):
+    block = minires.create_model(name, width=4, zero_init_residual=True).layer1[1]
+    x = minires.rand(2, 4, 5, 5)
+    assert_close(block(x).detach().numpy(), x.numpy(), 1e-6)
+    with pytest.raises(ValueError, match="plain"):
+        minires.create_model("plain20", zero_init_residual=True)

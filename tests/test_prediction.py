@@ -286,7 +286,7 @@ BAD_DATA = {
     "grey images": ({"images": IMAGES[:, :1], "labels": LABELS}, r"must be uint8 \(N, 3, H, W\)"),
     "labels that are objects": ({"images": IMAGES, "labels": LABELS.astype(object)}, "allow_pickle"),
     "fewer labels": ({"images": IMAGES, "labels": LABELS[:3]}, r"labels must be integers \(4,\)"),
-    "nothing": ({"images": IMAGES[:0], "labels": LABELS[:0]}, "as many images as labels"),
+    "nothing": ({"images": IMAGES[:0], "labels": LABELS[:0]}, "is empty"),
     "a label too large": ({"images": IMAGES, "labels": LABELS + 7}, "label 10, and the model has 10 classes"),
     "a negative label": ({"images": IMAGES, "labels": LABELS - 1}, "label -1, and the model has 10 classes"),
     "labels in a column": ({"images": IMAGES, "labels": LABELS[:, None]}, r"labels must be integers \(4,\)"),
@@ -321,3 +321,18 @@ def test_eval_with_a_network_for_other_images_is_refused(folder, capsys):
     assert cli.main("eval --model resnet8 --weights weights.npz --data digits".split()) == 2
     assert "minires eval: " in capsys.readouterr().err
     assert not (folder / "confusion.png").exists()
+
+
+@pytest.mark.parametrize("picture", ["nofolder/x.png", "x.foo", ".", "", ".png"])
+def test_a_picture_that_cannot_be_drawn_is_refused_first(trained, tmp_path, monkeypatch, capsys, picture):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["eval", "--model", "resnet8", "--weights", str(trained[0]), "--picture", picture]
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "evaluating" not in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_weights_of_another_network_are_refused_in_a_few_lines(trained, capsys):
+    assert cli.main(["eval", "--model", "resnet18", "--weights", str(trained[0])]) == 2
+    err = capsys.readouterr().err
+    assert "was not changed" in err and len(err.splitlines()) <= 7 and len(err) < 2500

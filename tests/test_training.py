@@ -177,6 +177,11 @@ def test_divergence_is_said_and_stops(folder, capsys):
     assert "diverged" in err and "mine" in err
 
 
+def test_weights_that_end_up_infinite_are_a_divergence_too(folder, capsys):
+    assert cli.main("train --model resnet8 --momentum 2 --epochs 1 --out mine".split()) == 2
+    assert "diverged" in capsys.readouterr().err and not (folder / "mine" / "last.safetensors").exists()
+
+
 def test_help_explains_the_command_with_an_example(capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["--help"])

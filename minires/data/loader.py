@@ -22,7 +22,9 @@ class ArrayDataset:
         if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
             kinds = f"{type(images).__name__} and {type(labels).__name__}"
             raise TypeError(f"ArrayDataset: images and labels must be NumPy arrays, got {kinds}")
-        if len(images) != len(labels) or len(images) == 0:
+        if len(images) == 0 and len(labels) == 0:
+            raise ValueError("ArrayDataset: the data set is empty, expected at least one image")
+        if len(images) != len(labels):
             raise ValueError(f"ArrayDataset: expected as many images as labels, got {len(images)} and {len(labels)}")
         if labels.dtype.kind not in "iu":
             raise TypeError(f"ArrayDataset: labels must be integers, got {labels.dtype}")

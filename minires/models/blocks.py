@@ -152,6 +152,10 @@ class Bottleneck(Module):
             raise ValueError(f'stride_in must be "3x3" or "1x1", got {options.stride_in!r}')
         first, second = (1, stride) if options.stride_in == "3x3" else (stride, 1)
         width = channels * options.width_per_group // 64 * options.groups
+        if width < options.groups:
+            raise ValueError(
+                f"width {channels} is too small for groups={options.groups}, width_per_group={options.width_per_group}"
+            )
         out_channels = channels * self.expansion
         self.conv1 = conv1x1(in_channels, width, first, options)
         self.bn1 = BatchNorm2d(width)

@@ -20,11 +20,12 @@ class ResNet(Module):
     Args: block, one of the classes of blocks.py and preactivation.py; layers, how many blocks a stage; widths, the
         channels of each stage's 3x3 convolutions; num_classes; in_channels; stem, "imagenet" (7x7 stride 2 and max
         pool) or "cifar" (3x3); shortcut, option "A", "B" or "C"; zero_init_residual, start every block as the identity
-        (the last gamma is 0); groups and width_per_group, of a Bottleneck (ResNeXt, wide ResNet); stride_in, the
-        convolution of a Bottleneck that has the stride, "3x3" (v1.5) or "1x1" (v1); replace_stride_with_dilation, for
-        each stage but the first, whether to dilate instead of halving the image (Bottleneck); include_top, False for
-        the last stage's feature maps instead of logits; final_norm, batch norm and ReLU after the last block (He et al.
-        2016 have them, the published counts of pre-activation networks do not); generator, for the initial weights.
+        (its last gamma, or with pre-activation its last kernel, is 0); groups and width_per_group, of a Bottleneck
+        (ResNeXt, wide ResNet); stride_in, the convolution of a Bottleneck that has the stride, "3x3" (v1.5) or "1x1"
+        (v1); replace_stride_with_dilation, for each stage but the first, whether to dilate instead of halving the image
+        (Bottleneck); include_top, False for the last stage's feature maps instead of logits; final_norm, batch norm and
+        ReLU after the last block (He et al. 2016 have them, the published counts of pre-activation networks do not);
+        generator, for the initial weights.
     Shapes: (N, in_channels, H, W) -> logits (N, num_classes), or feature maps (N, C, OH, OW).
     Errors: ValueError for an option with another value than these, or layers and widths of different lengths.
     Source: He et al. 2015; torchvision.models.ResNet, with its parameter names and order.
@@ -52,6 +53,12 @@ class ResNet(Module):
             raise ValueError(f"ResNet: expected a positive number of blocks a width, got {layers} for {widths}")
         if stem not in ("imagenet", "cifar"):
             raise ValueError(f'ResNet: stem must be "imagenet" or "cifar", got {stem!r}')
+        if shortcut not in ("A", "B", "C"):
+            raise ValueError(f'shortcut must be "A", "B" or "C", got {shortcut!r}')
+        if zero_init_residual and block is PlainBlock:
+            raise ValueError("zero_init_residual: a plain network has no residual")
+        if isinstance(replace_stride_with_dilation, bool):
+            raise ValueError("replace_stride_with_dilation needs one bool for each stage but the first, got one bool")
         dilate = replace_stride_with_dilation or (False,) * (len(layers) - 1)
         if len(dilate) != len(layers) - 1:
             raise ValueError(
@@ -96,6 +103,11 @@ class ResNet(Module):
                 init.zeros_(module.bn2.weight)
             elif zero_init_residual and isinstance(module, Bottleneck):
                 init.zeros_(module.bn3.weight)
+        for module in self.modules():  # pre-activation blocks end with a convolution
+            if zero_init_residual and isinstance(module, PreActBlock):
+                init.zeros_(module.conv2.weight)
+            elif zero_init_residual and isinstance(module, PreActBottleneck):
+                init.zeros_(module.conv3.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)

@@ -150,7 +150,7 @@ class OneCycleLR(LRScheduler):
             raise ValueError(f"OneCycleLR: stepped {step} times, it was made for total_steps={self.total_steps}")
         if step <= self.top and self.top > 0:
             return cosine(self.initial_lr, self.max_lr, step / self.top)
-        return cosine(self.max_lr, self.min_lr, (step - self.top) / max(self.total_steps - 1 - self.top, 1))
+        return cosine(self.max_lr, self.min_lr, (step - self.top) / (self.total_steps - 1 - self.top or 1))
 
 
 class SequentialLR(LRScheduler):
@@ -165,6 +165,8 @@ class SequentialLR(LRScheduler):
                 f"SequentialLR: expected {len(schedulers) - 1} milestones between {len(schedulers)} schedulers, "
                 f"got {len(milestones)}"
             )
+        if any(isinstance(schedule, OneCycleLR) for schedule in schedulers):
+            raise ValueError("SequentialLR: OneCycleLR has its own warm-up and stands alone")
         if list(milestones) != sorted(milestones):
             raise ValueError(f"SequentialLR: milestones must grow, got {list(milestones)}")
         self.schedulers = list(schedulers)

@@ -63,7 +63,10 @@ class SGD:
                 if id(tensor) in seen:
                     raise ValueError(f"SGD: a parameter of shape {tensor.shape} appears twice")
                 seen.add(id(tensor))
-            self.param_groups.append({**defaults, **group, "params": tensors})
+            options = {**defaults, **group}
+            for name in ("lr", "momentum", "dampening", "weight_decay"):
+                options[name] = float(options[name])  # a Tensor is welcome here, and not in the formula
+            self.param_groups.append({**options, "params": tensors})
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients (or set them to zero)."""
@@ -100,7 +103,7 @@ class SGD:
                 self.velocity[place] += g if group["dampening"] == 0 else (1 - group["dampening"]) * g
             v = self.velocity[place]
             g = g + momentum * v if group["nesterov"] else v
-        p -= group["lr"] * g
+        p -= float(group["lr"]) * g
 
     def state_dict(self) -> dict[str, Any]:
         """The options of every group and the velocities, by the parameter's place."""
