@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -89,19 +90,29 @@ def test_evaluate_counts_and_puts_the_mode_back():
     assert model.training
 
 
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent as POSIX has it")
 def test_interrupting_saves_what_is_there(folder):
     process = subprocess.Popen(
-        command("train", "--epochs", "500", "--out", "mine"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("train", "--epochs", "500", "--out", "mine"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored where the tests run in the background
     )
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
     metrics = folder / "mine" / "metrics.csv"
     deadline = time.time() + 60
     while time.time() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     while "interrupted: saving" not in process.stdout.readline():
-        pass
+        assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGINT)  # people press it twice
     out, err = process.communicate(timeout=60)
+    watchdog.cancel()
     assert process.returncode == 130, err
     assert "interrupted after" in out and "saved in mine" in out and "Traceback" not in err
     assert json.loads((folder / "mine" / "config.json").read_text())["result"]["interrupted"] is True
