@@ -60,7 +60,7 @@ def save(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
         array = to_numpy(value.array) if isinstance(value, Tensor) else np.asarray(value)
         if not isinstance(name, str) or array.dtype.kind not in "biuf":
             raise TypeError(f"save: expected names and numbers, got {name!r}: {type(value).__name__} {array.dtype}")
-        arrays[name] = np.ascontiguousarray(array).reshape(array.shape).astype(array.dtype.newbyteorder("="))
+        arrays[name] = native(np.ascontiguousarray(array).reshape(array.shape))
     if suffix == ".safetensors":
         content = to_safetensors(arrays)
     elif suffix == ".npz":
@@ -84,14 +84,19 @@ def load(path: str | os.PathLike) -> Any:
         content = file.read()
     try:
         if suffix == ".safetensors":
-            return as_tensors(read_safetensors(content), {})
+            return as_tensors(read_safetensors(content))
         if suffix == ".npz":
-            return as_tensors(read_npz(content), {})
+            return as_tensors(read_npz(content))
         from minires import torch_format
 
-        return as_tensors(torch_format.read(content), {})
+        return torch_format.read(content)
     except CheckpointError as error:
         raise CheckpointError(f"{os.fspath(path)}: {error}") from error
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """The array in the machine's own byte order: itself, where it is in that order already."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def to_safetensors(arrays: dict[str, np.ndarray]) -> bytes:
@@ -144,33 +149,19 @@ def read_npz(content: bytes) -> dict[str, np.ndarray]:
             if sum(entry.file_size for entry in archive.infolist()) > 1100 * len(content):
                 raise CheckpointError("the zip's contents are larger than any compression allows")
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-            return {name: a.astype(a.dtype.newbyteorder("=")) for name, a in arrays.items()}
+            return {name: native(file[name]) for name in file.files}
     except CheckpointError:
         raise
     except Exception as error:  # a damaged zip or header may raise anything
         raise CheckpointError(f"damaged, or not an npz file of arrays: {type(error).__name__}: {error}") from error
 
 
-def as_tensors(value: Any, done: dict[int, Any]) -> Any:
-    """Arrays as Tensors, all through dicts, lists and tuples; what is shared stays shared.
-
-    Args: done, the results so far by the identity of what they came from.
-    Errors: CheckpointError for arrays of other things than numbers.
-    """
-    if id(value) in done:
-        return done[id(value)]
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "biuf":
-            raise CheckpointError(f"the file holds an array of {value.dtype}, expected numbers")
-        done[id(value)] = from_numpy(value)
-    elif isinstance(value, dict):
-        done[id(value)] = {key: as_tensors(item, done) for key, item in value.items()}
-    elif isinstance(value, (list, tuple)):
-        done[id(value)] = type(value)([as_tensors(item, done) for item in value])
-    else:
-        return value
-    return done[id(value)]
+def as_tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Arrays as Tensors. Errors: CheckpointError for arrays of other things than numbers."""
+    for array in arrays.values():
+        if array.dtype.kind not in "biuf":
+            raise CheckpointError(f"the file holds an array of {array.dtype}, expected numbers")
+    return {name: from_numpy(array) for name, array in arrays.items()}
 
 
 def state_dict_of(loaded: Any) -> dict[str, Tensor]:

@@ -27,12 +27,12 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 def zeros(*shape: Any, dtype: Any = float32, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """A Tensor of zeros. Source: torch.zeros."""
-    return Tensor(np.zeros(dims(shape[0], shape[1:]) if shape else (), dtype or float32), requires_grad, device=device)
+    return Tensor(np.zeros(dims(*shape), dtype or float32), requires_grad, device=device)
 
 
 def ones(*shape: Any, dtype: Any = float32, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """A Tensor of ones. Source: torch.ones."""
-    return Tensor(np.ones(dims(shape[0], shape[1:]) if shape else (), dtype or float32), requires_grad, device=device)
+    return Tensor(np.ones(dims(*shape), dtype or float32), requires_grad, device=device)
 
 
 def full(shape: Any, fill_value: float, dtype: Any = None, device: str | None = None) -> Tensor:
@@ -55,7 +55,7 @@ def randn(
     requires_grad: bool = False,
 ) -> Tensor:
     """A Tensor of normal values, drawn on the host from ``generator`` or MiniRes's own. Source: torch.randn."""
-    values = default_generator(generator).standard_normal(dims(shape[0], shape[1:]) if shape else ())
+    values = default_generator(generator).standard_normal(dims(*shape))
     return Tensor(values, requires_grad, dtype or float32, device)
 
 
@@ -67,5 +67,5 @@ def rand(
     requires_grad: bool = False,
 ) -> Tensor:
     """A Tensor of values between 0 and 1, drawn on the host like randn. Source: torch.rand."""
-    values = default_generator(generator).random(dims(shape[0], shape[1:]) if shape else ())
+    values = default_generator(generator).random(dims(*shape))
     return Tensor(values, requires_grad, dtype or float32, device)

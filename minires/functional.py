@@ -102,12 +102,12 @@ def relu(input: Tensor) -> Tensor:
 
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + e^-x). Any shape. Source: torch.sigmoid."""
-    return apply(kernels.sigmoid_forward, kernels.sigmoid_backward, *floating(input))
+    return apply(kernels.sigmoid_forward, kernels.sigmoid_backward, *floating("sigmoid", input))
 
 
 def tanh(input: Tensor) -> Tensor:
     """Hyperbolic tangent. Any shape. Source: torch.tanh."""
-    return apply(kernels.tanh_forward, kernels.tanh_backward, *floating(input))
+    return apply(kernels.tanh_forward, kernels.tanh_backward, *floating("tanh", input))
 
 
 def max_pool2d(
@@ -231,12 +231,12 @@ def dropout(
 
 def softmax(input: Tensor, dim: int = -1) -> Tensor:
     """Probabilities from logits, along dim. Any shape. Source: torch.softmax."""
-    return apply(kernels.softmax_forward, kernels.softmax_backward, *floating(input), axis=dim)
+    return apply(kernels.softmax_forward, kernels.softmax_backward, *floating("softmax", input), axis=dim)
 
 
 def log_softmax(input: Tensor, dim: int = -1) -> Tensor:
     """Logarithm of the softmax along dim. Any shape. Source: torch.log_softmax."""
-    return apply(kernels.log_softmax_forward, kernels.log_softmax_backward, *floating(input), axis=dim)
+    return apply(kernels.log_softmax_forward, kernels.log_softmax_backward, *floating("log_softmax", input), axis=dim)
 
 
 def cross_entropy(
@@ -286,12 +286,12 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 def cat(tensors: list[Tensor] | tuple[Tensor, ...], dim: int = 0) -> Tensor:
     """Tensors one after the other along dim. Errors: ValueError where they do not fit. Source: torch.cat."""
-    return apply(kernels.concatenate_forward, kernels.concatenate_backward, *one_dtype(tensors), axis=dim)
+    return apply(kernels.concatenate_forward, kernels.concatenate_backward, *one_dtype("cat", tensors), axis=dim)
 
 
 def stack(tensors: list[Tensor] | tuple[Tensor, ...], dim: int = 0) -> Tensor:
     """Tensors along a new axis. Errors: ValueError where shapes differ. Source: torch.stack."""
-    return apply(kernels.stack_forward, kernels.stack_backward, *one_dtype(tensors), axis=dim)
+    return apply(kernels.stack_forward, kernels.stack_backward, *one_dtype("stack", tensors), axis=dim)
 
 
 def matmul(input: Tensor, other: Tensor) -> Tensor:

@@ -24,18 +24,13 @@ class Extreme(NamedTuple):
     indices: Any
 
 
-def restore(tensor: Any, array: Array, requires_grad: bool, grad: Array | None) -> None:
-    """Fill a new leaf."""
+def rebuild(kind: type, array: Array, requires_grad: bool, grad: Array | None) -> Any:
+    """A leaf from what was copied or pickled."""
+    tensor: Any = kind.__new__(kind)
     tensor.array = array
     tensor._requires_grad = requires_grad
     tensor.grad = None if grad is None else tensor.wrap(grad)
     tensor.node = None
-
-
-def rebuild(kind: type, array: Array, requires_grad: bool, grad: Array | None) -> Any:
-    """A leaf from what was pickled."""
-    tensor = kind.__new__(kind)
-    restore(tensor, array, requires_grad, grad)
     return tensor
 
 
@@ -116,10 +111,8 @@ class Methods:
 
     def __deepcopy__(self, memo: dict) -> Any:
         self.refuse_copy("copied")
-        copy = type(self).__new__(type(self))
-        memo[id(self)] = copy
-        restore(copy, self.array.copy(), self._requires_grad, None if self.grad is None else self.grad.array.copy())
-        return copy
+        grad = None if self.grad is None else self.grad.array.copy()
+        return rebuild(type(self), self.array.copy(), self._requires_grad, grad)
 
     def __reduce__(self) -> tuple:
         self.refuse_copy("pickled")
@@ -271,7 +264,7 @@ class Methods:
 
     def reshape(self, *shape: Any) -> Any:
         """The same values in another shape; one size may be -1."""
-        shape = dims(shape[0], shape[1:]) if shape else ()
+        shape = dims(*shape)
         return self.apply(kernels.reshape_forward, kernels.reshape_backward, self, shape=shape)
 
     view = reshape
@@ -302,9 +295,7 @@ class Methods:
 
     def permute(self, *axes: Any) -> Any:
         """The axes in another order."""
-        return self.apply(
-            kernels.permute_forward, kernels.permute_backward, self, axes=dims(axes[0], axes[1:]) if axes else ()
-        )
+        return self.apply(kernels.permute_forward, kernels.permute_backward, self, axes=dims(*axes))
 
     def transpose(self, dim0: int, dim1: int) -> Any:
         """Two axes exchanged."""
@@ -320,6 +311,4 @@ class Methods:
 
     def expand(self, *shape: Any) -> Any:
         """Repeated along axes of size 1 and along new leading axes; -1 keeps a size."""
-        return self.apply(
-            kernels.expand_forward, kernels.expand_backward, self, shape=dims(shape[0], shape[1:]) if shape else ()
-        )
+        return self.apply(kernels.expand_forward, kernels.expand_backward, self, shape=dims(*shape))

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minires import functional as F
-from minires.checkpoint import load, state_dict_of
+from minires.checkpoint import load, read_npz, state_dict_of
 from minires.data import ArrayDataset, DataLoader, load_data
 from minires.data.images import normalize, read_image
+from minires.errors import CheckpointError
 from minires.graph import no_grad
 from minires.models import INPUTS, create_model, model_entry
 from minires.nn import Module
@@ -109,14 +110,13 @@ def evaluation_data(name: str) -> ArrayDataset:
             return load_data(name).test
         except ValueError as error:
             raise ValueError(f"{error} (or a .npz file)") from error
+    with open(name, "rb") as file:
+        content = file.read()
     try:
-        with np.load(name, allow_pickle=False) as file:
-            images, labels = file["images"], file["labels"]
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a damaged zip may raise anything
-        kind = type(error).__name__
-        raise ValueError(f"{name}: expected a .npz file with the arrays images and labels: {kind}: {error}") from error
+        arrays = read_npz(content)
+        images, labels = arrays["images"], arrays["labels"]
+    except (CheckpointError, KeyError) as error:
+        raise ValueError(f"{name}: expected a .npz file with the arrays images and labels: {error}") from error
     if images.ndim != 4 or images.dtype != np.uint8 or images.shape[1] != 3:
         raise ValueError(f"{name}: images must be uint8 (N, 3, H, W), got {images.dtype} {images.shape}")
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":

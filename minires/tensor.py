@@ -18,7 +18,7 @@ from minires import kernels
 from minires.backend import Array, array_module, check_device, device_of, to_numpy
 from minires.graph import PACKAGE, Node, add_note, free, mode, pass_on, topological_order
 from minires.methods import Methods
-from minires.values import common_dtype, float32, index_arrays, int64, make_array
+from minires.values import common_dtype, dtype_beside, float32, index_arrays, make_array
 
 array_of = attrgetter("array")
 
@@ -139,23 +139,18 @@ def operand_beside(value: Any, tensor: Tensor) -> Tensor:
         value = value.item()
     if not isinstance(value, (bool, int, float)):
         return Tensor(value, device=tensor.device if isinstance(value, (list, tuple)) else None)
-    dtype = tensor.array.dtype
-    if isinstance(value, float) and dtype.kind != "f":
-        dtype = float32
-    elif not isinstance(value, bool) and dtype.kind == "b":
-        dtype = int64
-    return wrap(array_module(tensor.array).full((), value, dtype))
+    return wrap(array_module(tensor.array).full((), value, dtype_beside(value, tensor.array.dtype)))
 
 
-def floating(*tensors: Tensor) -> tuple[Tensor, ...]:
+def floating(operation: str, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Integers and booleans as float32, for operations that have no integer result."""
-    require_tensors("this function", *tensors)
-    return tuple([x if x.array.dtype.kind == "f" else x.to(float32) for x in tensors])
+    require_tensors(operation, *tensors)
+    return tuple([x.floating() for x in tensors])
 
 
-def one_dtype(tensors: Any) -> list[Tensor]:
+def one_dtype(operation: str, tensors: Any) -> list[Tensor]:
     """Tensors to be joined, all with the dtype that they promote to."""
-    require_tensors("cat", *tensors)
+    require_tensors(operation, *tensors)
     dtype = tensors[0].dtype if tensors else float32
     for x in tensors:
         dtype = common_dtype(np.empty((1,), dtype), np.empty((1,), x.dtype))
@@ -382,18 +377,18 @@ class Tensor(Methods):
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Tensor:
-        self, other = floating(*operands(self, other))
+        self, other = floating("divide", *operands(self, other))
         return apply(kernels.divide_forward, kernels.divide_backward, self, other)
 
     def __rtruediv__(self, other: Any) -> Tensor:
-        other, self = floating(*operands(other, self))
+        other, self = floating("divide", *operands(other, self))
         return apply(kernels.divide_forward, kernels.divide_backward, other, self)
 
     def __pow__(self, other: Any) -> Tensor:
         if isinstance(other, np.generic):
             other = other.item()
         if isinstance(other, (int, float)):
-            base = operands(self, other)[0].to(operand_beside(other, self).dtype)
+            base = self.to(dtype_beside(other, self.array.dtype))
             return apply(kernels.power_scalar_forward, kernels.power_scalar_backward, base, exponent=other)
         self, other = operands(self, other)
         return apply(kernels.power_forward, kernels.power_backward, self, other)

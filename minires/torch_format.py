@@ -3,7 +3,7 @@
 Since 1.6 such a file is a zip with a pickle (data.pkl) and one entry of raw numbers a storage; before, it was a run of
 pickles followed by the raw numbers. A pickle is a program: it can ask for any function of any library by name. The
 unpickler here knows the few names that a tensor needs and refuses every other before it is looked up, so no code from a
-file ever runs. What comes out is made of dicts, lists, numbers, text and NumPy arrays.
+file ever runs. What comes out is made of dicts, lists, numbers, text and Tensors.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minires.creation import from_numpy
 from minires.errors import CheckpointError
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before 1.6
@@ -231,7 +232,7 @@ def unpickle(file: io.BytesIO, storages: dict[str, Storage] | None = None) -> An
 
 
 class Resolver:
-    """Turns what was unpickled into plain data: tensors become arrays, and lists that are shared stay shared.
+    """Turns what was unpickled into plain data and Tensors; lists that are shared stay shared.
 
     Args: room, how many bytes all arrays together may take; a file of many views of one storage must not fill memory.
     """
@@ -249,7 +250,7 @@ class Resolver:
             self.room -= array.nbytes
             if self.room < 0:
                 raise CheckpointError("its tensors are many times as large as the file: views of the same numbers")
-            return array
+            return from_numpy(array)
         if id(value) in self.done:
             return self.done[id(value)]
         if type(value) in (dict, OrderedDict):
@@ -265,7 +266,7 @@ class Resolver:
 
 
 def read(content: bytes) -> Any:
-    """What a PyTorch file holds, with NumPy arrays for tensors.
+    """What a PyTorch file holds.
 
     Errors: CheckpointError for a damaged or foreign file, and for a pickle that asks for more than a tensor needs.
     """

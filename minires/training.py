@@ -27,8 +27,6 @@ from minires.nn import Module
 from minires.optim import SGD, OneCycleLR
 from minires.tensor import Tensor
 
-ADVICE = "a smaller --lr usually helps"
-
 
 @dataclass
 class TrainOptions:
@@ -95,6 +93,12 @@ def evaluate(model: Module, dataset: ArrayDataset, batch_size: int = 256, device
     return Score(total / len(dataset), correct, len(dataset))
 
 
+def check_finite(loss: float, name: str) -> None:
+    """Errors: FloatingPointError for a loss that is not a finite number."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"{name} became {loss}: training has diverged; a smaller --lr usually helps")
+
+
 def train_step(model: Module, optimizer: SGD, images: Tensor, labels: Tensor) -> tuple[float, int]:
     """One step of gradient descent: forward, backward, update. Returns the loss and the number of right answers.
 
@@ -104,8 +108,7 @@ def train_step(model: Module, optimizer: SGD, images: Tensor, labels: Tensor) ->
     logits = model(images)
     loss = F.cross_entropy(logits, labels)
     value = loss.item()
-    if not math.isfinite(value):
-        raise FloatingPointError(f"the loss became {value}: training has diverged; {ADVICE}")
+    check_finite(value, "the loss")
     loss.backward()
     optimizer.step()
     return value, int((logits.detach().argmax(dim=1) == labels).sum().item())
@@ -117,10 +120,11 @@ def fit(
     test: ArrayDataset,
     options: TrainOptions,
     on_epoch: Callable[[Epoch], None] | None = None,
-) -> None:
+) -> Score:
     """Train a model with SGD and a one-cycle learning rate, with a progress bar.
 
     Args: on_epoch is called with each epoch's line as soon as it is known.
+    Returns: the score on the test images after the last epoch.
     Errors: FloatingPointError where the loss diverges; KeyboardInterrupt passes through, with the model as it is then.
     """
     from tqdm.auto import tqdm
@@ -148,8 +152,7 @@ def fit(
                 bar.update()
             score = evaluate(model, test, device=options.device)
             seconds = time.perf_counter() - start
-            if not math.isfinite(score.loss):
-                raise FloatingPointError(f"the test loss became {score.loss}: training has diverged; {ADVICE}")
+            check_finite(score.loss, "the test loss")
             line = Epoch(epoch, lr, total / seen, correct / seen, score.loss, score.accuracy, seconds)
             bar.write(
                 f"epoch {epoch:3d}/{options.epochs}   lr {lr:.4f}   train loss {line.train_loss:.4f} "
@@ -158,6 +161,7 @@ def fit(
             )
             if on_epoch is not None:
                 on_epoch(line)
+    return score
 
 
 def check_options(options: TrainOptions) -> None:
@@ -250,20 +254,22 @@ def run(options: TrainOptions, out: str | None = None) -> RunResult:
             writer.writerow(line)
             file.flush()
 
-        interrupted = False
+        score = None
         # An overflow is said once, in words, by train_step; NumPy's warnings would only come before it.
         with threadpool_limits(options.threads or (1 if small else None)), np.errstate(all="ignore"):
             try:
-                fit(model, split.train, split.test, options, on_epoch=keep)
+                score = fit(model, split.train, split.test, options, on_epoch=keep)
             except KeyboardInterrupt:
-                interrupted = True
+                pass
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error} (metrics up to here are in {folder})") from error
+            interrupted = score is None
             with shielded():
-                if interrupted:
+                if score is None:
                     print(f"\ninterrupted: saving what is there in {folder} ...", flush=True)
                 save(folder / "last.safetensors", model.state_dict())
-                score = evaluate(model, split.test, device=options.device)
+                if score is None:
+                    score = evaluate(model, split.test, device=options.device)
                 plot_curves(history, folder / "curves.png", title=f"{options.model} on {options.data}")
                 result = {"test_accuracy": score.accuracy, "correct": score.correct, "count": score.count}
                 write_config(folder, options, result={**result, "epochs": len(history), "interrupted": interrupted})

@@ -58,6 +58,15 @@ def lists_of_arrays(data: list | tuple) -> list:
     ]
 
 
+def dtype_beside(value: bool | int | float, dtype: np.dtype) -> np.dtype:
+    """The dtype of an operation between a Python number and a tensor: the tensor's, unless the number needs more."""
+    if isinstance(value, float) and dtype.kind != "f":
+        return float32
+    if not isinstance(value, bool) and dtype.kind == "b":
+        return int64
+    return dtype
+
+
 def common_dtype(a: Array, b: Array) -> np.dtype:
     """PyTorch's promotion: the higher category (bool, int, float) wins; within one, a 0-d operand gives way."""
     rank_a, rank_b = "biuf".index(a.dtype.kind), "biuf".index(b.dtype.kind)
@@ -77,11 +86,11 @@ def index_arrays(index: Any) -> Any:
     return getattr(index, "array", index)
 
 
-def dims(dim: Any, more: tuple[int, ...] = ()) -> Any:
-    """Axes as PyTorch takes them, ``f(0, 1)`` or ``f((0, 1))``, as one tuple, int or None."""
-    if more:
-        return (dim, *more)
-    return tuple(dim) if isinstance(dim, (list, tuple)) else dim
+def dims(*given: Any) -> Any:
+    """Axes or sizes as PyTorch takes them, ``f()``, ``f(0, 1)`` or ``f((0, 1))``, as one tuple, int or None."""
+    if len(given) != 1:
+        return given
+    return tuple(given[0]) if isinstance(given[0], (list, tuple)) else given[0]
 
 
 def axes_or_all(dim: Any) -> Any:

@@ -19,7 +19,6 @@ class Operation(NamedTuple):
     backward: object
     torch: object  # torch(torch_module, *tensors, **kernel_options) -> tensor
     sample: object
-    kinks: bool = False  # not differentiable everywhere: gradient checks keep away from ties
 
 
 def pair(size, low, high):
@@ -308,8 +307,8 @@ def torch_name(name):
     return lambda torch, *tensors: getattr(torch, name)(*tensors)
 
 
-def op(name, torch, sample, kinks=False):
-    return Operation(name, getattr(K, f"{name}_forward"), getattr(K, f"{name}_backward"), torch, sample, kinks)
+def op(name, torch, sample):
+    return Operation(name, getattr(K, f"{name}_forward"), getattr(K, f"{name}_backward"), torch, sample)
 
 
 OPERATIONS = [

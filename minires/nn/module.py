@@ -117,8 +117,11 @@ class Module:
     def add_module(self, name: str, module: Module | None) -> None:
         """Assign a child by name.
 
-        Errors: KeyError for a name that is empty, has a dot, or means something else already.
+        Errors: TypeError for what is no Module; KeyError for a name that is empty, has a dot, or means something else
+            already.
         """
+        if module is not None and not isinstance(module, Module):
+            raise TypeError(f"{type(self).__name__}: part {name} must be a Module, got {type(module).__name__}")
         self.check_name(name, Module)
         setattr(self, name, module)
 
