@@ -31,13 +31,13 @@ class BatchNormInferenceCache(NamedTuple):
 def to_rows(x: Array) -> Array:
     """x with its channels as rows.
 
-    Shapes: x (N, C, H, W) -> (C, H*N*W), or x (N, C) -> (C, N). No copy where the memory is channels first already.
+    Shapes: x (N, C, H, W) -> (C, H*W*N), or x (N, C) -> (C, N). No copy where the memory is channels first already.
     Formula: rows[c] = all values of channel c.
     Errors: ValueError for another number of axes.
     Source: the memory layout in shapes.py.
     """
     if x.ndim == 4:
-        return x.transpose(1, 2, 0, 3).reshape(x.shape[1], -1)
+        return x.transpose(1, 2, 3, 0).reshape(x.shape[1], -1)
     if x.ndim == 2:
         return x.T
     raise ValueError(f"batch_norm: x must be (N, C, H, W) or (N, C), got {x.ndim} axes with shape {x.shape}")
@@ -46,7 +46,7 @@ def to_rows(x: Array) -> Array:
 def from_rows(rows: Array, shape: tuple[int, ...]) -> Array:
     """The way back from to_rows.
 
-    Shapes: rows (C, H*N*W) -> (N, C, H, W), or (C, N) -> (N, C), as ``shape`` says. No copy.
+    Shapes: rows (C, H*W*N) -> (N, C, H, W), or (C, N) -> (N, C), as ``shape`` says. No copy.
     Formula: the inverse of to_rows.
     Errors: none of its own.
     Source: the memory layout in shapes.py.
@@ -54,7 +54,7 @@ def from_rows(rows: Array, shape: tuple[int, ...]) -> Array:
     if len(shape) == 2:
         return rows.T
     N, C, H, W = shape
-    return rows.reshape(C, H, N, W).transpose(2, 0, 1, 3)
+    return rows.reshape(C, H, W, N).transpose(3, 0, 1, 2)
 
 
 def check_batch_norm(x: Array, channels: list[tuple[str, Array | None]]) -> None:

@@ -221,13 +221,13 @@ def conv2d_im2col_backward(dy: Array, cache: Conv2dIm2colCache) -> tuple[Array, 
     return dx, dw, db
 
 
-# ---- 3. What runs: im2col by rows -------------------------------------------------------------------------------
+# ---- 3. What runs: im2col by rows, in blocks --------------------------------------------------------------------
 #
-# With memory as (C, H, N, W), expand over the kernel's columns only: cols[c, kw] is the padded x, shifted by kw and
-# strided along W. Taking rows kh .. kh + OH of every cols[c, kw] is then a plain slice of the columns of one matrix, so
-#     y = sum over kh of w[:, :, kh] (O, C*KW) @ cols[rows kh ..] (C*KW, OH*N*OW)
-# needs KH products and no further copy. With a stride SH, rows are stored by phase (row mod SH): kernel row kh reads
-# phase (kh*DH) mod SH from row (kh*DH) div SH on, and is a plain slice again.
+# Memory lies as (C, H, W, N). Copy every row of the padded x once for each kernel column, shifted by it, and store row
+# after row: shifted[row, c, kw, (ow, n)]. All that output row oh needs, the KH rows from oh SH on, then lies in one
+# piece and already is its im2col matrix, (KH*C*KW, OW*N). So one strided view holds all those matrices, overlapping: KW
+# copies of x instead of KH*KW, and y is one stacked product. A block of y at a time keeps all of it in the cache.
+# Short rows, large kernels and dilated ones go by pixels: the textbook's cols, transposed, in one matrix a block.
 
 
 class Conv2dCache(NamedTuple):
@@ -238,71 +238,114 @@ class Conv2dCache(NamedTuple):
     size: Conv2dSize
 
 
-#: Below this many rows a by-rows matrix is too flat for BLAS, and the kernel's rows are expanded as well.
-FLAT = 32
+#: By rows where a row has at least so many output pixels (OW*N) and a filter bank at most so many weights: else BLAS
+#: would load all the weights for too few pixels.
+ROW_PIXELS, ROW_WEIGHTS = 128, 1 << 18
+#: OpenBLAS multiplies without packing, up to twice as fast, where O*K*columns is at most this.
+SMALL_PRODUCT = 1_000_000
+#: The columns of other products.
+COLUMNS = 512
+#: Bytes of a block's cols: by rows what stays in a core's cache; by pixels a bound on memory.
+ROW_BLOCK, PIXEL_BLOCK = 1 << 20, 1 << 24
 
 
-def im2col_by_rows(xp: ModuleType, x: Array, size: Conv2dSize) -> tuple[Array, list[int]]:
-    """The columns of x for each kernel column, and where each kernel row begins in them.
+class Block(NamedTuple):
+    """A box of output pixels that one stacked product gives."""
 
-    Shapes: x (N, C, H, W) -> cols (G, C/G*KW, phases*rows*N*OW), starts (KH ints).
-    Formula: cols[c, kw, i, row, n, ow] = padded x[n, c, row SH + phases[i], ow SW + kw DW]; kernel row kh begins at
-        row (kh DH) div SH of its phase.
+    oh0: int
+    oh1: int
+    ow0: int
+    ow1: int
+    n0: int
+    n1: int
+
+
+def conv2d_blocks(size: Conv2dSize, itemsize: int) -> tuple[bool, list[Block]]:
+    """Choose by rows or by pixels, and cut the output into blocks.
+
+    Shapes: none. Returns (by_rows, blocks); in a block OW or N is whole or of length 1, so that (ow, n) is one axis.
+    Formula: as many columns and rows as the limits above allow.
+    Errors: none of its own.
+    Source: measured. The limits change the speed, never the result.
+    """
+    N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
+    weights = O // G * (C // G) * KH * KW
+    by_rows = KH > 1 and DH == 1 and OW * N >= ROW_PIXELS and weights <= ROW_WEIGHTS
+    if by_rows:
+        columns = SMALL_PRODUCT // weights
+        if columns < 48:
+            columns = COLUMNS
+        images = min(N, columns)
+        ows = min(OW, max(1, columns // images))
+        rows = min(OH, max(4, ROW_BLOCK // (C * KW * SH * ows * images * itemsize)))
+    else:
+        images, ows = N, OW
+        rows = min(OH, max(1, PIXEL_BLOCK // (C * KH * KW * OW * N * itemsize)))
+    blocks = []
+    for oh in range(0, OH, rows):
+        for ow in range(0, OW, ows):
+            for n in range(0, N, images):
+                blocks.append(Block(oh, min(oh + rows, OH), ow, min(ow + ows, OW), n, min(n + images, N)))
+    return by_rows, blocks
+
+
+def padded_window(xp: ModuleType, x_rows: Array, size: Conv2dSize, block: Block) -> Array:
+    """The part of the padded x that a block of output pixels sees.
+
+    Shapes: x_rows (C, H, W, N) -> x_block (C, h, w, n), h = (rows - 1) SH + (KH - 1) DH + 1 and w alike.
+    Formula: x_block[c, i, j, n] = padded x[n0 + n, c, oh0 SH + i, ow0 SW + j].
+    Errors: none of its own.
+    Source: the definition.
+    """
+    N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
+    oh0, oh1, ow0, ow1, n0, n1 = block
+    h0, h1 = oh0 * SH - PH, (oh1 - 1) * SH + (KH - 1) * DH + 1 - PH  # rows of x, below 0 and from H on padding
+    w0, w1 = ow0 * SW - PW, (ow1 - 1) * SW + (KW - 1) * DW + 1 - PW
+    if h0 >= 0 and h1 <= H and w0 >= 0 and w1 <= W:
+        return x_rows[:, h0:h1, w0:w1, n0:n1]
+    x_block = xp.zeros((C, h1 - h0, w1 - w0, n1 - n0), x_rows.dtype)
+    inside = x_rows[:, max(0, h0) : max(0, h1), max(0, w0) : max(0, w1), n0:n1]
+    h, w = max(0, -h0), max(0, -w0)
+    x_block[:, h : h + inside.shape[1], w : w + inside.shape[2]] = inside
+    return x_block
+
+
+def im2col_by_rows(xp: ModuleType, x_block: Array, size: Conv2dSize, block: Block) -> Array:
+    """The windows of a block, one matrix for each output row.
+
+    Shapes: x_block (C, h, w, n) -> cols (G, rows, KH*C/G*KW, ows*n), a view in which the matrices overlap.
+    Formula: shifted[row, c, kw, (ow, n)] = x_block[c, row, ow SW + kw DW, n];
+        cols[oh, (kh, c, kw), (ow, n)] = shifted[oh SH + kh, c, kw, (ow, n)].
     Errors: none of its own.
     Source: the derivation above.
     """
-    N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
-    x_rows = x.transpose(1, 2, 0, 3)  # (C, H, N, W)
-    if KH == KW == SH == SW == 1 and PH == PW == 0:
-        return x_rows.reshape(G, C // G, H * N * W), [0]  # a 1x1 convolution is a matrix product of x itself
-    phases = []  # those that some kernel row reads
-    for kh in range(KH):
-        if kh * DH % SH not in phases:
-            phases.append(kh * DH % SH)
-    rows = (KH - 1) * DH // SH + OH
-    cols = xp.zeros((C, KW, len(phases), rows, N, OW), x.dtype)
-    for kw in range(KW):
-        w0 = kw * DW - PW  # the column of x under output column 0, may lie in the padding
-        ow0 = max(0, -(w0 // SW))  # the first output column that sees x, not padding
-        ow1 = min(OW, (W - 1 - w0) // SW + 1)
-        for i in range(len(phases)):
-            h0 = phases[i] - PH  # the same for rows
-            r0 = max(0, -(h0 // SH))
-            r1 = min(rows, (H - 1 - h0) // SH + 1)
-            if ow0 < ow1 and r0 < r1:
-                h = slice(h0 + r0 * SH, h0 + (r1 - 1) * SH + 1, SH)
-                w = slice(w0 + ow0 * SW, w0 + (ow1 - 1) * SW + 1, SW)
-                cols[:, kw, i, r0:r1, :, ow0:ow1] = x_rows[:, h, :, w]
-    starts = []
-    for kh in range(KH):
-        starts.append((phases.index(kh * DH % SH) * rows + kh * DH // SH) * N * OW)
-    return cols.reshape(G, C // G * KW, -1), starts  # (G, C/G*KW, phases*rows*N*OW)
+    KH, KW, SH, SW, DW, G = size.KH, size.KW, size.SH, size.SW, size.DW, size.G
+    C, h, w, n = x_block.shape
+    rows, ows = block.oh1 - block.oh0, block.ow1 - block.ow0
+    channel, row, column, image = x_block.strides
+    shape = (G, h, C // G, KW, ows, n)
+    strides = (C // G * channel, row, channel, DW * column, SW * column, image)
+    shifted = xp.lib.stride_tricks.as_strided(x_block, shape, strides).copy()  # (G, h, C/G, KW, ows, n)
+    group, row, channel, kw, column, item = shifted.strides
+    shape = (G, rows, KH * (C // G) * KW, ows * n)
+    return xp.lib.stride_tricks.as_strided(shifted, shape, (group, SH * row, kw, item))
 
 
-def im2col_by_pixels(xp: ModuleType, x: Array, size: Conv2dSize) -> tuple[Array, list[int]]:
-    """The columns of x for each kernel column and each kernel row: what a kernel with few channels needs.
+def im2col_by_pixels(xp: ModuleType, x_block: Array, size: Conv2dSize, block: Block) -> Array:
+    """The windows of a block in one matrix.
 
-    Shapes: x (N, C, H, W) -> cols (G, C/G*KH*KW, OH*N*OW), starts [0].
-    Formula: cols[c, kh, kw, oh, n, ow] = padded x[n, c, oh SH + kh DH, ow SW + kw DW].
+    Shapes: x_block (C, h, w, n) -> cols (G, 1, C/G*KH*KW, rows*ows*n).
+    Formula: cols[(c, kh, kw), (oh, ow, n)] = x_block[c, oh SH + kh DH, ow SW + kw DW, n].
     Errors: none of its own.
-    Source: im2col, transposed, with the memory order of im2col_by_rows.
+    Source: im2col, transposed, with the memory order of x.
     """
-    N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
-    x_rows = x.transpose(1, 2, 0, 3)  # (C, H, N, W)
-    cols = xp.zeros((C, KH, KW, OH, N, OW), x.dtype)
-    for kh in range(KH):
-        h0 = kh * DH - PH
-        oh0 = max(0, -(h0 // SH))
-        oh1 = min(OH, (H - 1 - h0) // SH + 1)
-        for kw in range(KW):
-            w0 = kw * DW - PW  # as in im2col_by_rows
-            ow0 = max(0, -(w0 // SW))
-            ow1 = min(OW, (W - 1 - w0) // SW + 1)
-            if oh0 < oh1 and ow0 < ow1:
-                h = slice(h0 + oh0 * SH, h0 + (oh1 - 1) * SH + 1, SH)
-                w = slice(w0 + ow0 * SW, w0 + (ow1 - 1) * SW + 1, SW)
-                cols[:, kh, kw, oh0:oh1, :, ow0:ow1] = x_rows[:, h, :, w]
-    return cols.reshape(G, C // G * KH * KW, OH * N * OW), [0]  # (G, C/G*KH*KW, OH*N*OW)
+    KH, KW, SH, SW, DH, DW, G = size.KH, size.KW, size.SH, size.SW, size.DH, size.DW, size.G
+    C, h, w, n = x_block.shape
+    channel, row, column, image = x_block.strides
+    shape = (C, KH, KW, block.oh1 - block.oh0, block.ow1 - block.ow0, n)
+    strides = (channel, DH * row, DW * column, SH * row, SW * column, image)
+    cols = xp.lib.stride_tricks.as_strided(x_block, shape, strides)
+    return cols.reshape(G, 1, C // G * KH * KW, -1)  # copies, except for a 1x1 kernel: x itself is its cols
 
 
 def conv2d_forward(
@@ -318,112 +361,82 @@ def conv2d_forward(
     xp = array_module(x)
     size = conv2d_size(x, w, b, stride, padding, dilation, groups)
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
-    if C // G * KW < FLAT and KH > 1:
-        cols, starts = im2col_by_pixels(xp, x, size)
-        w_parts = w.reshape(1, G, O // G, -1)  # (1, G, O/G, C/G*KH*KW)
-    else:
-        cols, starts = im2col_by_rows(xp, x, size)
-        w_parts = w.reshape(G, O // G, C // G, KH, KW).transpose(3, 0, 1, 2, 4)  # (KH, G, O/G, C/G, KW)
-        w_parts = w_parts.reshape(KH, G, O // G, -1)  # (KH, G, O/G, C/G*KW)
-    length = OH * N * OW
-    y = xp.empty((G, O // G, length), x.dtype)
-    xp.matmul(w_parts[0], cols[:, :, starts[0] : starts[0] + length], out=y)
-    part = xp.empty_like(y) if len(starts) > 1 else None
-    for kh in range(1, len(starts)):
-        xp.matmul(w_parts[kh], cols[:, :, starts[kh] : starts[kh] + length], out=part)
-        y += part
-    y = y.reshape(O, OH, N, OW)  # the groups' channels one after the other
+    by_rows, blocks = conv2d_blocks(size, x.itemsize)
+    x_rows = xp.ascontiguousarray(x.transpose(1, 2, 3, 0))  # (C, H, W, N), no copy within a network
+    w_rows = w.transpose(0, 2, 1, 3) if by_rows else w  # (O, KH, C/G, KW), the order of cols
+    w_matrix = w_rows.reshape(G, 1, O // G, -1)  # (G, 1, O/G, K)
+    y = xp.empty((G, O // G, OH, OW, N), x.dtype)
+    for block in blocks:
+        oh0, oh1, ow0, ow1, n0, n1 = block
+        x_block = padded_window(xp, x_rows, size, block)  # (C, h, w, n)
+        if by_rows:
+            cols = im2col_by_rows(xp, x_block, size, block)  # (G, rows, K, ows*n)
+        else:
+            cols = im2col_by_pixels(xp, x_block, size, block)  # (G, 1, K, rows*OW*N)
+        y_block = y[:, :, oh0:oh1, ow0:ow1, n0:n1].reshape(G, O // G, cols.shape[1], -1)  # a view
+        xp.matmul(w_matrix, cols, out=y_block.transpose(0, 2, 1, 3))
+    y = y.reshape(O, OH, OW, N)
     if b is not None:
         y += b[:, None, None, None]
-    return y.transpose(2, 0, 1, 3), Conv2dCache(x, w, b is not None, needs_dx, size)  # (N, O, OH, OW)
+    return y.transpose(3, 0, 1, 2), Conv2dCache(x, w, b is not None, needs_dx, size)  # (N, O, OH, OW)
 
 
 def conv2d_backward(dy: Array, cache: Conv2dCache) -> tuple[Array | None, Array, Array | None]:
     """Gradients of conv2d_forward.
 
     Shapes: dy (N, O, OH, OW) -> dx (N, C, H, W) or None, dw (O, C/G, KH, KW), db (O,) or None.
-    Formula: dw[:, :, kh] = dy @ cols_kh.T; db = sum of dy over n, oh, ow; dx as conv2d_input_gradient.
+    Formula: dw.T = sum over blocks of cols @ dy.T; db = sum of dy over n, oh, ow; dx as conv2d_input_gradient.
     Errors: none of its own.
-    Source: the chain rule for y = sum over kh of w_kh @ cols_kh + b.
+    Source: the chain rule for y = w @ cols + b.
     """
     xp = array_module(dy)
-    N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = cache.size
-    length = OH * N * OW
-    dy_rows = dy.transpose(1, 2, 0, 3).reshape(G, O // G, length)  # no copy if channels lie first in memory
-    db = dy_rows.sum(axis=2).reshape(O) if cache.has_bias else None
-    # The columns are made again: that costs less time than keeping them costs memory.
-    if C // G * KW < FLAT and KH > 1:
-        cols, starts = im2col_by_pixels(xp, cache.x, cache.size)
-    else:
-        cols, starts = im2col_by_rows(xp, cache.x, cache.size)
-    dw = xp.empty((len(starts), G, cols.shape[1], O // G), dy.dtype)  # transposed: BLAS likes the taller matrix first
-    for kh in range(len(starts)):
-        xp.matmul(cols[:, :, starts[kh] : starts[kh] + length], dy_rows.transpose(0, 2, 1), out=dw[kh])
-    if len(starts) == KH:
-        dw = dw.reshape(KH, G, C // G, KW, O // G).transpose(1, 4, 2, 0, 3)  # (G, O/G, C/G, KH, KW)
-    else:
-        dw = dw.reshape(G, C // G, KH, KW, O // G).transpose(0, 4, 1, 2, 3)  # (G, O/G, C/G, KH, KW)
+    x, w, has_bias, needs_dx, size = cache
+    N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
+    by_rows, blocks = conv2d_blocks(size, dy.itemsize)
+    x_rows = xp.ascontiguousarray(x.transpose(1, 2, 3, 0))  # (C, H, W, N)
+    dy_rows = xp.ascontiguousarray(dy.transpose(1, 2, 3, 0))  # (O, OH, OW, N)
+    db = dy_rows.sum(axis=(1, 2, 3)) if has_bias else None
+    dw = 0
+    for block in blocks:
+        oh0, oh1, ow0, ow1, n0, n1 = block
+        x_block = padded_window(xp, x_rows, size, block)
+        dy_block = dy_rows[:, oh0:oh1, ow0:ow1, n0:n1]
+        if by_rows:
+            cols = im2col_by_rows(xp, x_block, size, block)  # (G, rows, K, ows*n)
+            dy_block = dy_block.reshape(G, O // G, cols.shape[1], -1)  # (G, O/G, rows, ows*n)
+            dT = dy_block.transpose(0, 2, 3, 1)
+            if dT.shape[2] < 512:
+                dT = xp.ascontiguousarray(dT)
+            dw += xp.matmul(cols, dT).sum(axis=1)
+        else:
+            cols = im2col_by_pixels(xp, x_block, size, block)  # (G, rows, K, ows*n)
+            dy_block = dy_block.reshape(G, 1, O // G, -1)
+            dw += xp.matmul(dy_block, cols.transpose(0, 1, 3, 2))
+    if by_rows:
+        dw = dw.reshape(G, KH, C // G, KW, O // G).transpose(0, 4, 2, 1, 3)
     dw = dw.reshape(O, C // G, KH, KW)  # (O, C/G, KH, KW)
-    dx = conv2d_input_gradient(dy_rows, cache.w, cache.size) if cache.needs_dx else None
+    dx = conv2d_input_gradient(xp, dy, dy_rows, w, size) if needs_dx else None
     return dx, dw, db
 
 
-# The input's gradient is a convolution of dy by rows, with the kernel flipped and stride 1. Pixel h of x met kernel
-# row kh in output row oh where h + PH = oh SH + kh DH. So only pixels of the phase (h + PH) mod SH = (kh DH) mod SH
-# meet that kernel row, and with q = (h + PH) div SH they met it in output row oh = q - (kh DH) div SH. With stride 1
-# there is one phase; with stride 2 four (two in height, two in width), each with its share of the kernel.
-
-
-def conv2d_input_gradient(dy_rows: Array, w: Array, size: Conv2dSize) -> Array:
-    """The gradient of a convolution with respect to its input.
-
-    Shapes: dy_rows (G, O/G, OH*N*OW), w (O, C/G, KH, KW) -> dx (N, C, H, W).
-    Formula: dx[n, c, h, w] = sum over o, kh, kw of w[o, c, kh, kw] dy[n, o, oh, ow], over those kh, kw for which
-        oh = (h + PH - kh DH) / SH and ow = (w + PW - kw DW) / SW are whole numbers inside dy.
-    Errors: none of its own.
-    Source: the derivation above; torch.nn.grad.conv2d_input.
-    """
-    xp = array_module(dy_rows)
+def conv2d_input_gradient(xp, dy, dy_rows: Array, w: Array, size: Conv2dSize) -> Array:
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
-    dx = xp.zeros((C, H, N, W), dy_rows.dtype)
-    w_parts = w.reshape(G, O // G, C // G, KH, KW).transpose(3, 0, 2, 1, 4)  # (KH, G, C/G, O/G, KW)
-    for w_phase in range(SW):
-        w0 = (w_phase - PW) % SW  # the first column of x in this phase, then every SW-th
-        width = len(range(w0, W, SW))
-        q0 = (w0 + PW) // SW
-        taps = []
-        for kw in range(KW):
-            if kw * DW % SW == w_phase:
-                taps.append(kw)
-        if width == 0 or not taps:
-            continue
-        w_taps = w_parts[:, :, :, :, taps].reshape(KH, G, C // G, -1)  # (KH, G, C/G, O/G*taps)
-        above = (KH - 1) * DH // SH  # rows of zeros above dy and below it, so that every kernel row finds its slice
-        rows = above + max(OH, (H - 1 + PH) // SH + 1)
-        if len(taps) == 1 and above == 0 and rows == OH and q0 == taps[0] * DW // SW and width == OW:
-            cols = dy_rows  # a 1x1 kernel
-        else:
-            cols = xp.zeros((O, len(taps), rows, N, width), dy_rows.dtype)
-            for i in range(len(taps)):
-                shift = q0 - taps[i] * DW // SW  # output column under the first column of x
-                i0 = max(0, -shift)
-                i1 = min(width, OW - shift)
-                if i0 < i1:
-                    dy_all = dy_rows.reshape(O, OH, N, OW)
-                    cols[:, i, above : above + OH, :, i0:i1] = dy_all[:, :, :, i0 + shift : i1 + shift]
-            cols = cols.reshape(G, O // G * len(taps), -1)  # (G, O/G*taps, rows*N*width)
-        for h_phase in range(SH):
-            h0 = (h_phase - PH) % SH
-            height = len(range(h0, H, SH))
-            total = None
-            for kh in range(KH):
-                if kh * DH % SH == h_phase and height > 0:
-                    start = (above + (h0 + PH) // SH - kh * DH // SH) * N * width
-                    part = xp.matmul(w_taps[kh], cols[:, :, start : start + height * N * width])
-                    if total is None:
-                        total = part
-                    else:
-                        total += part
-            if total is not None:
-                dx[:, h0::SH, :, w0::SW] = total.reshape(C, height, N, width)
-    return dx.transpose(2, 0, 1, 3)  # (N, C, H, W)
+    pads = (DH * (KH - 1) - PH, DW * (KW - 1) - PW)
+    if SH == SW == 1 and min(pads) >= 0 and (KH == 1 or w.size<=ROW_WEIGHTS):
+        w_back = w.reshape(G, O // G, C // G, KH, KW)[..., ::-1, ::-1].transpose(0, 2, 1, 3, 4).reshape(C, O // G, KH, KW)
+        return conv2d_forward(dy, w_back, padding=pads, dilation=(DH, DW), groups=G)[0]
+    w_matrix = w.reshape(G, O // G, -1).transpose(0, 2, 1)
+    dx = xp.zeros((C, H + 2 * PH, W + 2 * PW, N), dy.dtype)
+    rows = PIXEL_BLOCK // (C * KH * KW * N * OW * dx.itemsize)
+    rows = max(1, min(OH, rows))
+    for oh0 in range(0, OH, rows):
+        oh1 = min(oh0 + rows, OH)
+        dcols = xp.matmul(w_matrix, dy_rows[:, oh0:oh1].reshape(G, O // G, -1))
+        dcols = dcols.reshape(C, KH, KW, oh1 - oh0, OW, N)
+        for kh in range(KH):
+            h0 = oh0 * SH + kh * DH
+            h = slice(h0, h0 + (oh1 - oh0 - 1) * SH + 1, SH)
+            for kw in range(KW):
+                ww = slice(kw * DW, kw * DW + (OW - 1) * SW + 1, SW)
+                dx[:, h, ww] += dcols[:, kh, kw]
+    return xp.ascontiguousarray(dx[:, PH : PH + H, PW : PW + W]).transpose(3, 0, 1, 2)

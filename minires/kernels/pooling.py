@@ -109,15 +109,15 @@ def max_pool2d_forward(
     size = pool_size(x, "max_pool2d", kernel_size, stride, padding, dilation, ceil_mode)
     H, W, KH, KW, SH, SW, PH, PW, DH, DW, OH, OW = size
     N, C = x.shape[:2]
-    x_rows = x.transpose(1, 2, 0, 3)  # (C, H, N, W)
-    y = xp.full((C, OH, N, OW), -xp.inf, x.dtype)
+    x_rows = x.transpose(1, 2, 3, 0)  # (C, H, W, N)
+    y = xp.full((C, OH, OW, N), -xp.inf, x.dtype)
     for kh in range(KH):
         oh, h = overlap(kh, H, OH, SH, PH, DH)
         for kw in range(KW):
             ow, w = overlap(kw, W, OW, SW, PW, DW)
-            best = y[:, oh, :, ow]
-            xp.maximum(best, x_rows[:, h, :, w], out=best)
-    y = y.transpose(2, 0, 1, 3)  # (N, C, OH, OW)
+            best = y[:, oh, ow]
+            xp.maximum(best, x_rows[:, h, w], out=best)
+    y = y.transpose(3, 0, 1, 2)  # (N, C, OH, OW)
     return y, MaxPool2dCache(x, y, size)
 
 
@@ -132,20 +132,20 @@ def max_pool2d_backward(dy: Array, cache: MaxPool2dCache) -> Array:
     """
     xp = array_module(dy)
     H, W, KH, KW, SH, SW, PH, PW, DH, DW, OH, OW = cache.size
-    x_rows = cache.x.transpose(1, 2, 0, 3)  # (C, H, N, W)
-    y_rows = cache.y.transpose(1, 2, 0, 3)  # (C, OH, N, OW)
-    dy_rows = dy.transpose(1, 2, 0, 3)  # (C, OH, N, OW)
+    x_rows = cache.x.transpose(1, 2, 3, 0)  # (C, H, W, N)
+    y_rows = cache.y.transpose(1, 2, 3, 0)  # (C, OH, OW, N)
+    dy_rows = dy.transpose(1, 2, 3, 0)  # (C, OH, OW, N)
     dx = xp.zeros(x_rows.shape, dy.dtype)
     waiting = xp.ones(y_rows.shape, bool)  # windows whose maximum has not been met yet
     for kh in range(KH):
         oh, h = overlap(kh, H, OH, SH, PH, DH)
         for kw in range(KW):
             ow, w = overlap(kw, W, OW, SW, PW, DW)
-            pixel = x_rows[:, h, :, w]
-            found = waiting[:, oh, :, ow] & ((pixel == y_rows[:, oh, :, ow]) | (pixel != pixel))  # NaN is a maximum
-            dx[:, h, :, w] += dy_rows[:, oh, :, ow] * found
-            waiting[:, oh, :, ow] ^= found
-    return dx.transpose(2, 0, 1, 3)
+            pixel = x_rows[:, h, w]
+            found = waiting[:, oh, ow] & ((pixel == y_rows[:, oh, ow]) | (pixel != pixel))  # NaN is a maximum
+            dx[:, h, w] += dy_rows[:, oh, ow] * found
+            waiting[:, oh, ow] ^= found
+    return dx.transpose(3, 0, 1, 2)
 
 
 def avg_pool2d_forward(
@@ -169,15 +169,15 @@ def avg_pool2d_forward(
     counts_h = xp.minimum(top + KH, H + margin_h) - xp.maximum(top, -margin_h)  # (OH,)
     counts_w = xp.minimum(left + KW, W + margin_w) - xp.maximum(left, -margin_w)  # (OW,)
     divisor = (counts_h[:, None] * counts_w[None, :]).astype(x.dtype)  # (OH, OW)
-    x_rows = x.transpose(1, 2, 0, 3)  # (C, H, N, W)
-    y = xp.zeros((C, OH, N, OW), x.dtype)
+    x_rows = x.transpose(1, 2, 3, 0)  # (C, H, W, N)
+    y = xp.zeros((C, OH, OW, N), x.dtype)
     for kh in range(KH):
         oh, h = overlap(kh, H, OH, SH, PH, 1)
         for kw in range(KW):
             ow, w = overlap(kw, W, OW, SW, PW, 1)
-            y[:, oh, :, ow] += x_rows[:, h, :, w]
-    y /= divisor[:, None, :]
-    return y.transpose(2, 0, 1, 3), AvgPool2dCache(x.shape, divisor, size)
+            y[:, oh, ow] += x_rows[:, h, w]
+    y /= divisor[:, :, None]
+    return y.transpose(3, 0, 1, 2), AvgPool2dCache(x.shape, divisor, size)
 
 
 def avg_pool2d_backward(dy: Array, cache: AvgPool2dCache) -> Array:
@@ -191,14 +191,14 @@ def avg_pool2d_backward(dy: Array, cache: AvgPool2dCache) -> Array:
     xp = array_module(dy)
     H, W, KH, KW, SH, SW, PH, PW, DH, DW, OH, OW = cache.size
     N, C = cache.x_shape[:2]
-    share = dy.transpose(1, 2, 0, 3) / cache.divisor[:, None, :]  # (C, OH, N, OW)
-    dx = xp.zeros((C, H, N, W), dy.dtype)
+    share = dy.transpose(1, 2, 3, 0) / cache.divisor[:, :, None]  # (C, OH, OW, N)
+    dx = xp.zeros((C, H, W, N), dy.dtype)
     for kh in range(KH):
         oh, h = overlap(kh, H, OH, SH, PH, 1)
         for kw in range(KW):
             ow, w = overlap(kw, W, OW, SW, PW, 1)
-            dx[:, h, :, w] += share[:, oh, :, ow]
-    return dx.transpose(2, 0, 1, 3)
+            dx[:, h, w] += share[:, oh, ow]
+    return dx.transpose(3, 0, 1, 2)
 
 
 def global_avg_pool_forward(x: Array) -> tuple[Array, GlobalAvgPoolCache]:
@@ -224,9 +224,9 @@ def global_avg_pool_backward(dy: Array, cache: GlobalAvgPoolCache) -> Array:
     """
     xp = array_module(dy)
     N, C, H, W = cache.x_shape
-    dx = xp.empty((C, H, N, W), dy.dtype)
-    dx[...] = (dy / (H * W)).transpose(1, 2, 0, 3)
-    return dx.transpose(2, 0, 1, 3)
+    dx = xp.empty((C, H, W, N), dy.dtype)
+    dx[...] = (dy / (H * W)).transpose(1, 2, 3, 0)
+    return dx.transpose(3, 0, 1, 2)
 
 
 def adaptive_avg_pool2d_forward(x: Array, *, output_size: tuple[int, int]) -> tuple[Array, AdaptiveAvgPool2dCache]:

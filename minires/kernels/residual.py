@@ -56,10 +56,10 @@ def shortcut_a_forward(x: Array, *, out_channels: int, stride=1) -> tuple[Array,
     if out_channels < C:
         raise ValueError(f"shortcut_a: out_channels must be at least the {C} channels of x, got {out_channels}")
     before = (out_channels - C) // 2
-    kept = x.transpose(1, 2, 0, 3)[:, ::SH, :, ::SW]  # (C, OH, N, OW)
+    kept = x.transpose(1, 2, 3, 0)[:, ::SH, ::SW]  # (C, OH, OW, N)
     y = xp.zeros((out_channels, *kept.shape[1:]), x.dtype)
     y[before : before + C] = kept
-    return y.transpose(2, 0, 1, 3), ShortcutACache(x.shape, (SH, SW), before)
+    return y.transpose(3, 0, 1, 2), ShortcutACache(x.shape, (SH, SW), before)
 
 
 def shortcut_a_backward(dy: Array, cache: ShortcutACache) -> Array:
@@ -73,6 +73,6 @@ def shortcut_a_backward(dy: Array, cache: ShortcutACache) -> Array:
     xp = array_module(dy)
     N, C, H, W = cache.x_shape
     SH, SW = cache.stride
-    dx = xp.zeros((C, H, N, W), dy.dtype)
-    dx[:, ::SH, :, ::SW] = dy.transpose(1, 2, 0, 3)[cache.before : cache.before + C]
-    return dx.transpose(2, 0, 1, 3)
+    dx = xp.zeros((C, H, W, N), dy.dtype)
+    dx[:, ::SH, ::SW] = dy.transpose(1, 2, 3, 0)[cache.before : cache.before + C]
+    return dx.transpose(3, 0, 1, 2)

@@ -3,10 +3,10 @@
     N C H W    batch, channels, height, width of the input        O OH OW    channels, height, width of the output
     KH KW      kernel      SH SW  stride      PH PW  padding      DH DW  dilation      G  groups
 
-Arrays are (N, C, H, W) for whoever looks at them. In memory most of them lie as (C, H, N, W): what a convolution's
-matrix product gives is channels first, and whatever comes after it (batch norm's sums over a channel, the next
-convolution's columns) wants it that way. ``x.transpose(1, 2, 0, 3)`` looks at the memory, and
-``rows.transpose(2, 0, 1, 3)`` looks back at (N, C, H, W); neither copies.
+Arrays are (N, C, H, W) for whoever looks at them. In memory most of them lie as (C, H, W, N): what a convolution's
+matrix product gives is channels first, and batch norm's sums over a channel want it that way; with the images last,
+every shift of a feature map is a copy of long runs. ``x.transpose(1, 2, 3, 0)`` looks at the memory, and
+``rows.transpose(3, 0, 1, 2)`` looks back at (N, C, H, W); neither copies.
 """
 
 from __future__ import annotations
