@@ -226,8 +226,18 @@ def conv2d_im2col_backward(dy: Array, cache: Conv2dIm2colCache) -> tuple[Array, 
 # Memory lies as (C, H, W, N). Copy every row of the padded x once for each kernel column, shifted by it, and store row
 # after row: shifted[row, c, kw, (ow, n)]. All that output row oh needs, the KH rows from oh SH on, then lies in one
 # piece and already is its im2col matrix, (KH*C*KW, OW*N). So one strided view holds all those matrices, overlapping: KW
-# copies of x instead of KH*KW, and y is one stacked product. A block of y at a time keeps all of it in the cache.
+# copies of x instead of KH*KW, and y is one stacked product. A block of rows at a time keeps all of it in the cache.
 # Short rows, large kernels and dilated ones go by pixels: the textbook's cols, transposed, in one matrix a block.
+
+#: By rows where a row has at least so many output pixels (OW*N) and a filter bank at most so many weights: else BLAS
+#: would load all the weights for too few pixels.
+ROW_PIXELS, ROW_WEIGHTS = 128, 1 << 18
+#: OpenBLAS multiplies without packing, up to twice as fast, where O*K*columns is at most this and columns are not few.
+SMALL_PRODUCT, FEW = 1_000_000, 48
+#: The columns of other products.
+COLUMNS = 512
+#: Bytes of a block's cols: by rows what stays in a core's cache; by pixels a bound on memory.
+ROW_BLOCK, PIXEL_BLOCK = 1 << 20, 1 << 24
 
 
 class Conv2dCache(NamedTuple):
@@ -238,33 +248,28 @@ class Conv2dCache(NamedTuple):
     size: Conv2dSize
 
 
-#: By rows where a row has at least so many output pixels (OW*N) and a filter bank at most so many weights: else BLAS
-#: would load all the weights for too few pixels.
-ROW_PIXELS, ROW_WEIGHTS = 128, 1 << 18
-#: OpenBLAS multiplies without packing, up to twice as fast, where O*K*columns is at most this.
-SMALL_PRODUCT = 1_000_000
-#: The columns of other products.
-COLUMNS = 512
-#: Bytes of a block's cols: by rows what stays in a core's cache; by pixels a bound on memory.
-ROW_BLOCK, PIXEL_BLOCK = 1 << 20, 1 << 24
-
-
 class Block(NamedTuple):
-    """A box of output pixels that one stacked product gives."""
+    """Output rows oh0 to oh1 of images n0 to n1."""
 
     oh0: int
     oh1: int
-    ow0: int
-    ow1: int
     n0: int
     n1: int
 
 
-def conv2d_blocks(size: Conv2dSize, itemsize: int) -> tuple[bool, list[Block]]:
+class Plan(NamedTuple):
+    """How a convolution is cut into products."""
+
+    by_rows: bool
+    ows: int  # by rows: each matrix has this many pixels of a row, times the block's images
+    blocks: list[Block]
+
+
+def conv2d_plan(size: Conv2dSize, itemsize: int) -> Plan:
     """Choose by rows or by pixels, and cut the output into blocks.
 
-    Shapes: none. Returns (by_rows, blocks); in a block OW or N is whole or of length 1, so that (ow, n) is one axis.
-    Formula: as many columns and rows as the limits above allow.
+    Shapes: none.
+    Formula: as many columns and rows as the limits above allow; ows divides OW.
     Errors: none of its own.
     Source: measured. The limits change the speed, never the result.
     """
@@ -272,80 +277,77 @@ def conv2d_blocks(size: Conv2dSize, itemsize: int) -> tuple[bool, list[Block]]:
     weights = O // G * (C // G) * KH * KW
     by_rows = KH > 1 and DH == 1 and OW * N >= ROW_PIXELS and weights <= ROW_WEIGHTS
     if by_rows:
-        columns = SMALL_PRODUCT // weights
-        if columns < 48:
-            columns = COLUMNS
+        columns = SMALL_PRODUCT // weights if SMALL_PRODUCT // weights >= FEW else COLUMNS
         images = min(N, columns)
-        ows = min(OW, max(1, columns // images))
-        rows = min(OH, max(4, ROW_BLOCK // (C * KW * SH * ows * images * itemsize)))
+        ows = OW
+        while ows > 1 and (ows * images > columns or OW % ows):
+            ows -= 1
+        rows = max(4, ROW_BLOCK // (C * KW * SH * OW * images * itemsize))
     else:
         images, ows = N, OW
-        rows = min(OH, max(1, PIXEL_BLOCK // (C * KH * KW * OW * N * itemsize)))
+        rows = max(1, PIXEL_BLOCK // (C * KH * KW * OW * N * itemsize))
     blocks = []
     for oh in range(0, OH, rows):
-        for ow in range(0, OW, ows):
-            for n in range(0, N, images):
-                blocks.append(Block(oh, min(oh + rows, OH), ow, min(ow + ows, OW), n, min(n + images, N)))
-    return by_rows, blocks
+        for n in range(0, N, images):
+            blocks.append(Block(oh, min(oh + rows, OH), n, min(n + images, N)))
+    return Plan(by_rows, ows, blocks)
 
 
-def padded_window(xp: ModuleType, x_rows: Array, size: Conv2dSize, block: Block) -> Array:
-    """The part of the padded x that a block of output pixels sees.
+def padded_rows(xp: ModuleType, x_rows: Array, size: Conv2dSize, block: Block) -> Array:
+    """The rows of the padded x that a block of the output sees.
 
-    Shapes: x_rows (C, H, W, N) -> x_block (C, h, w, n), h = (rows - 1) SH + (KH - 1) DH + 1 and w alike.
-    Formula: x_block[c, i, j, n] = padded x[n0 + n, c, oh0 SH + i, ow0 SW + j].
+    Shapes: x_rows (C, H, W, N) -> x_block (C, h, W + 2 PW, n), h = (rows - 1) SH + (KH - 1) DH + 1.
+    Formula: x_block[c, i, j, n] = padded x[n0 + n, c, oh0 SH + i, j].
     Errors: none of its own.
     Source: the definition.
     """
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
-    oh0, oh1, ow0, ow1, n0, n1 = block
-    h0, h1 = oh0 * SH - PH, (oh1 - 1) * SH + (KH - 1) * DH + 1 - PH  # rows of x, below 0 and from H on padding
-    w0, w1 = ow0 * SW - PW, (ow1 - 1) * SW + (KW - 1) * DW + 1 - PW
-    if h0 >= 0 and h1 <= H and w0 >= 0 and w1 <= W:
-        return x_rows[:, h0:h1, w0:w1, n0:n1]
-    x_block = xp.zeros((C, h1 - h0, w1 - w0, n1 - n0), x_rows.dtype)
-    inside = x_rows[:, max(0, h0) : max(0, h1), max(0, w0) : max(0, w1), n0:n1]
-    h, w = max(0, -h0), max(0, -w0)
-    x_block[:, h : h + inside.shape[1], w : w + inside.shape[2]] = inside
+    h0 = block.oh0 * SH - PH  # the first row of x, or of the padding above it
+    h1 = (block.oh1 - 1) * SH - PH + (KH - 1) * DH + 1
+    inside = x_rows[:, max(0, h0) : max(0, h1), :, block.n0 : block.n1]
+    if h0 >= 0 and h1 <= H and PW == 0:
+        return inside
+    x_block = xp.zeros((C, h1 - h0, W + 2 * PW, inside.shape[3]), x_rows.dtype)
+    above = max(0, -h0)
+    x_block[:, above : above + inside.shape[1], PW : PW + W] = inside
     return x_block
 
 
-def im2col_by_rows(xp: ModuleType, x_block: Array, size: Conv2dSize, block: Block) -> Array:
-    """The windows of a block, one matrix for each output row.
+def im2col_by_rows(xp: ModuleType, x_block: Array, size: Conv2dSize, ows: int) -> Array:
+    """The windows of a block, one matrix for each output row and each ows pixels of it.
 
-    Shapes: x_block (C, h, w, n) -> cols (G, rows, KH*C/G*KW, ows*n), a view in which the matrices overlap.
-    Formula: shifted[row, c, kw, (ow, n)] = x_block[c, row, ow SW + kw DW, n];
-        cols[oh, (kh, c, kw), (ow, n)] = shifted[oh SH + kh, c, kw, (ow, n)].
+    Shapes: x_block (C, h, w, n) -> cols (G, OW/ows, rows, KH*C/G*KW, ows*n), a view in which the rows overlap.
+    Formula: shifted[q, row, c, kw, (ow, n)] = x_block[c, row, (q ows + ow) SW + kw DW, n];
+        cols[q, oh, (kh, c, kw), (ow, n)] = shifted[q, oh SH + kh, c, kw, (ow, n)].
     Errors: none of its own.
     Source: the derivation above.
     """
-    KH, KW, SH, SW, DW, G = size.KH, size.KW, size.SH, size.SW, size.DW, size.G
+    KH, KW, SH, SW, DW, G, OW = size.KH, size.KW, size.SH, size.SW, size.DW, size.G, size.OW
     C, h, w, n = x_block.shape
-    rows, ows = block.oh1 - block.oh0, block.ow1 - block.ow0
     channel, row, column, image = x_block.strides
-    shape = (G, h, C // G, KW, ows, n)
-    strides = (C // G * channel, row, channel, DW * column, SW * column, image)
-    shifted = xp.lib.stride_tricks.as_strided(x_block, shape, strides).copy()  # (G, h, C/G, KW, ows, n)
-    group, row, channel, kw, column, item = shifted.strides
-    shape = (G, rows, KH * (C // G) * KW, ows * n)
-    return xp.lib.stride_tricks.as_strided(shifted, shape, (group, SH * row, kw, item))
+    shape = (G, OW // ows, h, C // G, KW, ows, n)
+    strides = (C // G * channel, ows * SW * column, row, channel, DW * column, SW * column, image)
+    shifted = xp.lib.stride_tricks.as_strided(x_block, shape, strides).copy()  # the only copy
+    group, q, row, channel, kernel_column, column, image = shifted.strides
+    shape = (G, OW // ows, (h - KH) // SH + 1, KH * (C // G) * KW, ows * n)
+    return xp.lib.stride_tricks.as_strided(shifted, shape, (group, q, SH * row, kernel_column, image))
 
 
-def im2col_by_pixels(xp: ModuleType, x_block: Array, size: Conv2dSize, block: Block) -> Array:
+def im2col_by_pixels(xp: ModuleType, x_block: Array, size: Conv2dSize) -> Array:
     """The windows of a block in one matrix.
 
-    Shapes: x_block (C, h, w, n) -> cols (G, 1, C/G*KH*KW, rows*ows*n).
+    Shapes: x_block (C, h, w, n) -> cols (G, 1, 1, C/G*KH*KW, rows*OW*n).
     Formula: cols[(c, kh, kw), (oh, ow, n)] = x_block[c, oh SH + kh DH, ow SW + kw DW, n].
     Errors: none of its own.
     Source: im2col, transposed, with the memory order of x.
     """
-    KH, KW, SH, SW, DH, DW, G = size.KH, size.KW, size.SH, size.SW, size.DH, size.DW, size.G
+    KH, KW, SH, SW, DH, DW, G, OW = size.KH, size.KW, size.SH, size.SW, size.DH, size.DW, size.G, size.OW
     C, h, w, n = x_block.shape
     channel, row, column, image = x_block.strides
-    shape = (C, KH, KW, block.oh1 - block.oh0, block.ow1 - block.ow0, n)
+    shape = (C, KH, KW, (h - (KH - 1) * DH - 1) // SH + 1, OW, n)
     strides = (channel, DH * row, DW * column, SH * row, SW * column, image)
     cols = xp.lib.stride_tricks.as_strided(x_block, shape, strides)
-    return cols.reshape(G, 1, C // G * KH * KW, -1)  # copies, except for a 1x1 kernel: x itself is its cols
+    return cols.reshape(G, 1, 1, C // G * KH * KW, -1)  # copies, except for a 1x1 kernel: x itself is its cols
 
 
 def conv2d_forward(
@@ -361,21 +363,20 @@ def conv2d_forward(
     xp = array_module(x)
     size = conv2d_size(x, w, b, stride, padding, dilation, groups)
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
-    by_rows, blocks = conv2d_blocks(size, x.itemsize)
+    by_rows, ows, blocks = conv2d_plan(size, x.itemsize)
     x_rows = xp.ascontiguousarray(x.transpose(1, 2, 3, 0))  # (C, H, W, N), no copy within a network
     w_rows = w.transpose(0, 2, 1, 3) if by_rows else w  # (O, KH, C/G, KW), the order of cols
-    w_matrix = w_rows.reshape(G, 1, O // G, -1)  # (G, 1, O/G, K)
-    y = xp.empty((G, O // G, OH, OW, N), x.dtype)
+    w_matrix = w_rows.reshape(G, 1, 1, O // G, -1)  # (G, 1, 1, O/G, K)
+    y = xp.empty((O, OH, OW, N), x.dtype)
     for block in blocks:
-        oh0, oh1, ow0, ow1, n0, n1 = block
-        x_block = padded_window(xp, x_rows, size, block)  # (C, h, w, n)
+        x_block = padded_rows(xp, x_rows, size, block)  # (C, h, w, n)
         if by_rows:
-            cols = im2col_by_rows(xp, x_block, size, block)  # (G, rows, K, ows*n)
+            cols = im2col_by_rows(xp, x_block, size, ows)  # (G, Q, S, K, ows*n)
         else:
-            cols = im2col_by_pixels(xp, x_block, size, block)  # (G, 1, K, rows*OW*N)
-        y_block = y[:, :, oh0:oh1, ow0:ow1, n0:n1].reshape(G, O // G, cols.shape[1], -1)  # a view
-        xp.matmul(w_matrix, cols, out=y_block.transpose(0, 2, 1, 3))
-    y = y.reshape(O, OH, OW, N)
+            cols = im2col_by_pixels(xp, x_block, size)  # (G, Q, S, K, rows*OW*n), Q = S = 1
+        y_block = y[:, block.oh0 : block.oh1, :, block.n0 : block.n1]  # (O, rows, OW, n)
+        y_block = y_block.reshape(G, O // G, cols.shape[2], cols.shape[1], -1)  # (G, O/G, S, Q, ows*n), a view
+        xp.matmul(w_matrix, cols, out=y_block.transpose(0, 3, 2, 1, 4))
     if b is not None:
         y += b[:, None, None, None]
     return y.transpose(3, 0, 1, 2), Conv2dCache(x, w, b is not None, needs_dx, size)  # (N, O, OH, OW)
@@ -392,41 +393,66 @@ def conv2d_backward(dy: Array, cache: Conv2dCache) -> tuple[Array | None, Array,
     xp = array_module(dy)
     x, w, has_bias, needs_dx, size = cache
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
-    by_rows, blocks = conv2d_blocks(size, dy.itemsize)
     x_rows = xp.ascontiguousarray(x.transpose(1, 2, 3, 0))  # (C, H, W, N)
     dy_rows = xp.ascontiguousarray(dy.transpose(1, 2, 3, 0))  # (O, OH, OW, N)
     db = dy_rows.sum(axis=(1, 2, 3)) if has_bias else None
+    PH_back, PW_back = (KH - 1) * DH - PH, (KW - 1) * DW - PW
+    back = Conv2dSize(N, O, OH, OW, C, KH, KW, 1, 1, PH_back, PW_back, DH, DW, G, H, W)
+    plan = conv2d_plan(back, dy.itemsize)
+    if needs_dx and plan.by_rows and SH == SW == 1 and PH_back >= 0 and PW_back >= 0:
+        dx, dw = conv2d_backward_by_rows(xp, dy_rows, x_rows, w, back, plan)
+        return dx, dw, db
+    by_rows, ows, blocks = plan = conv2d_plan(size, dy.itemsize)
     dw = 0
     for block in blocks:
-        oh0, oh1, ow0, ow1, n0, n1 = block
-        x_block = padded_window(xp, x_rows, size, block)
-        dy_block = dy_rows[:, oh0:oh1, ow0:ow1, n0:n1]
+        x_block = padded_rows(xp, x_rows, size, block)
+        dy_block = dy_rows[:, block.oh0:block.oh1, :, block.n0:block.n1]
         if by_rows:
-            cols = im2col_by_rows(xp, x_block, size, block)  # (G, rows, K, ows*n)
-            dy_block = dy_block.reshape(G, O // G, cols.shape[1], -1)  # (G, O/G, rows, ows*n)
-            dT = dy_block.transpose(0, 2, 3, 1)
-            if dT.shape[2] < 512:
+            cols = im2col_by_rows(xp, x_block, size, ows)  # (G, Q, S, K, ows*n)
+            dy_block = dy_block.reshape(G, O // G, cols.shape[2], cols.shape[1], -1)
+            dT = dy_block.transpose(0, 3, 2, 4, 1)
+            if dT.shape[3] < 256:
                 dT = xp.ascontiguousarray(dT)
-            dw += xp.matmul(cols, dT).sum(axis=1)
+            dw += xp.matmul(cols, dT).sum(axis=(1, 2))
         else:
-            cols = im2col_by_pixels(xp, x_block, size, block)  # (G, rows, K, ows*n)
-            dy_block = dy_block.reshape(G, 1, O // G, -1)
-            dw += xp.matmul(dy_block, cols.transpose(0, 1, 3, 2))
+            cols = im2col_by_pixels(xp, x_block, size)
+            dy_block = dy_block.reshape(G, 1, 1, O // G, -1)
+            dw += xp.matmul(dy_block, cols.transpose(0, 1, 2, 4, 3))
     if by_rows:
         dw = dw.reshape(G, KH, C // G, KW, O // G).transpose(0, 4, 2, 1, 3)
     dw = dw.reshape(O, C // G, KH, KW)  # (O, C/G, KH, KW)
-    dx = conv2d_input_gradient(xp, dy, dy_rows, w, size) if needs_dx else None
+    dx = conv2d_input_gradient(xp, dy_rows, w, size) if needs_dx else None
     return dx, dw, db
 
 
-def conv2d_input_gradient(xp, dy, dy_rows: Array, w: Array, size: Conv2dSize) -> Array:
+def conv2d_backward_by_rows(xp, dy_rows, x_rows, w, back, plan):
+    N, O, OH, OW, C, KH, KW, SH, SW, PH, PW, DH, DW, G, H, W = back
+    w_back = w.reshape(G, O // G, C // G, KH, KW)[..., ::-1, ::-1].transpose(0, 2, 3, 1, 4) # (G, C/G, KH, O/G, KW)
+    w_back = w_back.reshape(G, 1, 1, C//G, -1)
+    dx = xp.empty((C, H, W, N), dy_rows.dtype)
+    dw = 0
+    for block in plan.blocks:
+        dy_block = padded_rows(xp, dy_rows, back, block)
+        cols = im2col_by_rows(xp, dy_block, back, plan.ows)  # (G, Q, S, KH*O/G*KW, ows*n)
+        dx_block = dx[:, block.oh0 : block.oh1, :, block.n0 : block.n1]
+        dx_block = dx_block.reshape(G, C // G, cols.shape[2], cols.shape[1], -1)
+        xp.matmul(w_back, cols, out=dx_block.transpose(0, 3, 2, 1, 4))
+        x_block = x_rows[:, block.oh0 : block.oh1, :, block.n0 : block.n1]
+        x_block = x_block.reshape(G, C // G, cols.shape[2], cols.shape[1], -1)
+        xT = x_block.transpose(0, 3, 2, 4, 1)
+        if xT.shape[3] * w.size <= SMALL_PRODUCT:
+            xT = xp.ascontiguousarray(xT)
+        dw += xp.matmul(cols, xT).sum(axis=(1, 2)) # (G, KH*O/G*KW, C/G)
+    dw = dw.reshape(G, KH, O//G, KW, C//G)[:, ::-1, :, ::-1].transpose(0, 2, 4, 1, 3).reshape(w.shape)
+    return dx.transpose(3, 0, 1, 2), dw
+
+
+def conv2d_input_gradient(xp, dy_rows: Array, w: Array, size: Conv2dSize) -> Array:
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
-    pads = (DH * (KH - 1) - PH, DW * (KW - 1) - PW)
-    if SH == SW == 1 and min(pads) >= 0 and (KH == 1 or w.size<=ROW_WEIGHTS):
-        w_back = w.reshape(G, O // G, C // G, KH, KW)[..., ::-1, ::-1].transpose(0, 2, 1, 3, 4).reshape(C, O // G, KH, KW)
-        return conv2d_forward(dy, w_back, padding=pads, dilation=(DH, DW), groups=G)[0]
     w_matrix = w.reshape(G, O // G, -1).transpose(0, 2, 1)
-    dx = xp.zeros((C, H + 2 * PH, W + 2 * PW, N), dy.dtype)
+    if KH == KW == SH == SW == 1 and PH == PW == 0:
+        return xp.matmul(w_matrix, dy_rows.reshape(G, O // G, -1)).reshape(C, H, W, N).transpose(3, 0, 1, 2)
+    dx = xp.zeros((C, H + 2 * PH, W + 2 * PW, N), dy_rows.dtype)
     rows = PIXEL_BLOCK // (C * KH * KW * N * OW * dx.itemsize)
     rows = max(1, min(OH, rows))
     for oh0 in range(0, OH, rows):
