@@ -12,6 +12,7 @@ from minires.checkpoint import load, save
 from minires.creation import arange, from_numpy, full, ones, rand, randn, tensor, zeros
 from minires.errors import CheckpointError
 from minires.functional import cat, matmul, maximum, minimum, stack, where
+from minires.fusion import fuse
 from minires.graph import Node, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from minires.models import create_model, list_models
 from minires.random import manual_seed
@@ -36,6 +37,7 @@ __all__ = [
     "from_numpy",
     "full",
     "functional",
+    "fuse",
     "int64",
     "is_grad_enabled",
     "kernels",

@@ -12,6 +12,7 @@ import numpy as np
 from minires.graph import no_grad
 from minires.nn import Conv2d, Linear, Module
 from minires.tensor import Tensor
+from minires.tracing import layer_calls
 
 
 class Row(NamedTuple):
@@ -74,37 +75,13 @@ def summarize(model: Module, input_shape: tuple[int, int, int]) -> Summary:
     A layer is a module without parts. The model's mode and statistics are left as they were.
     Errors: whatever the model raises for an image that does not fit it.
     """
-    rows: list[Row] = []
-    layers = [(name, module) for name, module in model.named_modules() if not list(module.named_children())]
-
-    def observe(name: str, layer: Module) -> None:
-        original = layer.forward
-
-        def observed(*inputs: Any, **options: Any) -> Any:
-            output = original(*inputs, **options)
-            parameters = sum(p.numel() for p in layer.parameters())
-            rows.append(Row(name, type(layer).__name__, output.shape, parameters, multiply_adds(layer, output)))
-            return output
-
-        layer.forward = observed  # on the instance: found before the class's
-
-    own = [(layer, vars(layer).get("forward")) for _, layer in layers]
-    for name, layer in layers:
-        observe(name, layer)
-    modes = [(module, module.training) for module in model.modules()]
     dtype = next((p.dtype for p in model.parameters()), np.float32)
     device = next((p.device for p in model.parameters()), "cpu")
-    model.eval()
-    try:
-        with no_grad():
-            model(Tensor(np.zeros((1, *input_shape), dtype), device=device))
-    finally:
-        for layer, forward in own:
-            if forward is None:
-                del layer.forward
-            else:
-                layer.forward = forward
-        for module, mode in modes:
-            module.training = mode
+    rows = []
+    with no_grad():
+        calls = layer_calls(model, Tensor(np.zeros((1, *input_shape), dtype), device=device))
+    for name, layer, _, output in calls:
+        parameters = sum(p.numel() for p in layer.parameters())
+        rows.append(Row(name, type(layer).__name__, output.shape, parameters, multiply_adds(layer, output)))
     parameters = sum(p.numel() for p in model.parameters())
     return Summary(rows, parameters, sum(row.macs for row in rows), len(model.state_dict()))

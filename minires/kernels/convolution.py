@@ -377,8 +377,8 @@ def conv2d_forward(
         y_block = y[:, block.oh0 : block.oh1, :, block.n0 : block.n1]  # (O, rows, OW, n)
         y_block = y_block.reshape(G, O // G, cols.shape[2], cols.shape[1], -1)  # (G, O/G, S, Q, ows*n), a view
         xp.matmul(w_matrix, cols, out=y_block.transpose(0, 3, 2, 1, 4))
-    if b is not None:
-        y += b[:, None, None, None]
+        if b is not None:
+            y_block += b.reshape(G, O // G, 1, 1, 1)
     return y.transpose(3, 0, 1, 2), Conv2dCache(x, w, b is not None, needs_dx, size)  # (N, O, OH, OW)
 
 
@@ -386,83 +386,109 @@ def conv2d_backward(dy: Array, cache: Conv2dCache) -> tuple[Array | None, Array,
     """Gradients of conv2d_forward.
 
     Shapes: dy (N, O, OH, OW) -> dx (N, C, H, W) or None, dw (O, C/G, KH, KW), db (O,) or None.
-    Formula: dw.T = sum over blocks of cols @ dy.T; db = sum of dy over n, oh, ow; dx as conv2d_input_gradient.
+    Formula: db = sum of dy over n, oh, ow; dx and dw as in the three functions below.
     Errors: none of its own.
     Source: the chain rule for y = w @ cols + b.
     """
     xp = array_module(dy)
     x, w, has_bias, needs_dx, size = cache
-    N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
     x_rows = xp.ascontiguousarray(x.transpose(1, 2, 3, 0))  # (C, H, W, N)
     dy_rows = xp.ascontiguousarray(dy.transpose(1, 2, 3, 0))  # (O, OH, OW, N)
     db = dy_rows.sum(axis=(1, 2, 3)) if has_bias else None
-    PH_back, PW_back = (KH - 1) * DH - PH, (KW - 1) * DW - PW
-    back = Conv2dSize(N, O, OH, OW, C, KH, KW, 1, 1, PH_back, PW_back, DH, DW, G, H, W)
-    plan = conv2d_plan(back, dy.itemsize)
-    if needs_dx and plan.by_rows and SH == SW == 1 and PH_back >= 0 and PW_back >= 0:
-        dx, dw = conv2d_backward_by_rows(xp, dy_rows, x_rows, w, back, plan)
-        return dx, dw, db
-    by_rows, ows, blocks = plan = conv2d_plan(size, dy.itemsize)
-    dw = 0
-    for block in blocks:
-        x_block = padded_rows(xp, x_rows, size, block)
-        dy_block = dy_rows[:, block.oh0:block.oh1, :, block.n0:block.n1]
-        if by_rows:
-            cols = im2col_by_rows(xp, x_block, size, ows)  # (G, Q, S, K, ows*n)
-            dy_block = dy_block.reshape(G, O // G, cols.shape[2], cols.shape[1], -1)
-            dT = dy_block.transpose(0, 3, 2, 4, 1)
-            if dT.shape[3] < 256:
-                dT = xp.ascontiguousarray(dT)
-            dw += xp.matmul(cols, dT).sum(axis=(1, 2))
-        else:
-            cols = im2col_by_pixels(xp, x_block, size)
-            dy_block = dy_block.reshape(G, 1, 1, O // G, -1)
-            dw += xp.matmul(dy_block, cols.transpose(0, 1, 2, 4, 3))
-    if by_rows:
-        dw = dw.reshape(G, KH, C // G, KW, O // G).transpose(0, 4, 2, 1, 3)
-    dw = dw.reshape(O, C // G, KH, KW)  # (O, C/G, KH, KW)
-    dx = conv2d_input_gradient(xp, dy_rows, w, size) if needs_dx else None
+    N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
+    # With stride 1, dx is the convolution of dy with the flipped kernel: its sizes.
+    flipped = Conv2dSize(N, O, OH, OW, C, KH, KW, 1, 1, (KH - 1) * DH - PH, (KW - 1) * DW - PW, DH, DW, G, H, W)
+    plan = conv2d_plan(flipped, dy.itemsize)
+    if needs_dx and plan.by_rows and SH == SW == 1 and flipped.PH >= 0 and flipped.PW >= 0:
+        dx, dw = conv2d_flipped_gradients(dy_rows, x_rows, w, flipped, plan)
+    else:
+        dw = conv2d_weight_gradient(dy_rows, x_rows, size)
+        dx = conv2d_input_gradient(dy_rows, w, size) if needs_dx else None
     return dx, dw, db
 
 
-def conv2d_backward_by_rows(xp, dy_rows, x_rows, w, back, plan):
-    N, O, OH, OW, C, KH, KW, SH, SW, PH, PW, DH, DW, G, H, W = back
-    w_back = w.reshape(G, O // G, C // G, KH, KW)[..., ::-1, ::-1].transpose(0, 2, 3, 1, 4) # (G, C/G, KH, O/G, KW)
-    w_back = w_back.reshape(G, 1, 1, C//G, -1)
+def conv2d_flipped_gradients(
+    dy_rows: Array, x_rows: Array, w: Array, size: Conv2dSize, plan: Plan
+) -> tuple[Array, Array]:
+    """Both gradients of a convolution with stride 1, from the columns of dy alone.
+
+    Shapes: dy_rows (O, OH, OW, N), x_rows (C, H, W, N), w (O, C/G, KH, KW) -> dx (N, C, H, W), dw (as w). ``size`` is
+        that of the convolution from dy to dx: dy's channels are its C.
+    Formula: dx = w_flipped @ cols; dw_flipped.T = cols @ x.T: each w met, at each pixel of x, the dy in its column.
+    Errors: none of its own.
+    Source: y[oh, ow] += w[kh, kw] x[oh - PH + kh, ow - PW + kw], read from x's side.
+    """
+    xp = array_module(dy_rows)
+    N, O, OH, OW, C, KH, KW, SH, SW, PH, PW, DH, DW, G, H, W = size
+    w_flipped = w[:, :, ::-1, ::-1].reshape(G, O // G, C // G, KH, KW).transpose(0, 2, 3, 1, 4)
+    w_matrix = w_flipped.reshape(G, 1, 1, C // G, -1)  # (G, 1, 1, C/G, KH*O/G*KW)
     dx = xp.empty((C, H, W, N), dy_rows.dtype)
-    dw = 0
+    dw = xp.zeros((G, KH * (O // G) * KW, C // G), dy_rows.dtype)
     for block in plan.blocks:
-        dy_block = padded_rows(xp, dy_rows, back, block)
-        cols = im2col_by_rows(xp, dy_block, back, plan.ows)  # (G, Q, S, KH*O/G*KW, ows*n)
-        dx_block = dx[:, block.oh0 : block.oh1, :, block.n0 : block.n1]
-        dx_block = dx_block.reshape(G, C // G, cols.shape[2], cols.shape[1], -1)
-        xp.matmul(w_back, cols, out=dx_block.transpose(0, 3, 2, 1, 4))
-        x_block = x_rows[:, block.oh0 : block.oh1, :, block.n0 : block.n1]
-        x_block = x_block.reshape(G, C // G, cols.shape[2], cols.shape[1], -1)
-        xT = x_block.transpose(0, 3, 2, 4, 1)
-        if xT.shape[3] * w.size <= SMALL_PRODUCT:
-            xT = xp.ascontiguousarray(xT)
-        dw += xp.matmul(cols, xT).sum(axis=(1, 2)) # (G, KH*O/G*KW, C/G)
-    dw = dw.reshape(G, KH, O//G, KW, C//G)[:, ::-1, :, ::-1].transpose(0, 2, 4, 1, 3).reshape(w.shape)
-    return dx.transpose(3, 0, 1, 2), dw
+        dy_block = padded_rows(xp, dy_rows, size, block)  # (O, h, w, n)
+        cols = im2col_by_rows(xp, dy_block, size, plan.ows)  # (G, Q, S, KH*O/G*KW, ows*n)
+        part = (slice(None), slice(block.oh0, block.oh1), slice(None), slice(block.n0, block.n1))
+        dx_block = dx[part].reshape(G, C // G, cols.shape[2], cols.shape[1], -1)  # (G, C/G, S, Q, ows*n), a view
+        xp.matmul(w_matrix, cols, out=dx_block.transpose(0, 3, 2, 1, 4))
+        x_block = x_rows[part].reshape(dx_block.shape).transpose(0, 3, 2, 4, 1)  # (G, Q, S, ows*n, C/G)
+        if x_block.shape[3] * w.size <= G * SMALL_PRODUCT:
+            x_block = xp.ascontiguousarray(x_block)  # small products want it so
+        dw += xp.matmul(cols, x_block).sum(axis=(1, 2))
+    dw = dw.reshape(G, KH, O // G, KW, C // G)[:, ::-1, :, ::-1].transpose(0, 2, 4, 1, 3)  # (G, O/G, C/G, KH, KW)
+    return dx.transpose(3, 0, 1, 2), dw.reshape(w.shape)
 
 
-def conv2d_input_gradient(xp, dy_rows: Array, w: Array, size: Conv2dSize) -> Array:
+def conv2d_weight_gradient(dy_rows: Array, x_rows: Array, size: Conv2dSize) -> Array:
+    """The gradient of a convolution with respect to its weights, for any stride.
+
+    Shapes: dy_rows (O, OH, OW, N), x_rows (C, H, W, N) -> dw (O, C/G, KH, KW).
+    Formula: by pixels dw = dy @ cols.T; by rows dw.T = cols @ dy.T, as BLAS likes the taller matrix first.
+    Errors: none of its own.
+    Source: the chain rule for y = w @ cols. The columns are made again: keeping them costs more than making them.
+    """
+    xp = array_module(dy_rows)
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
-    w_matrix = w.reshape(G, O // G, -1).transpose(0, 2, 1)
+    by_rows, ows, blocks = conv2d_plan(size, dy_rows.itemsize)
+    K = C // G * KH * KW
+    dw = xp.zeros((G, K, O // G) if by_rows else (G, O // G, K), dy_rows.dtype)
+    for block in blocks:
+        x_block = padded_rows(xp, x_rows, size, block)  # (C, h, w, n)
+        dy_block = dy_rows[:, block.oh0 : block.oh1, :, block.n0 : block.n1]  # (O, rows, OW, n)
+        if by_rows:
+            cols = im2col_by_rows(xp, x_block, size, ows)  # (G, Q, S, K, ows*n)
+            dy_block = dy_block.reshape(G, O // G, cols.shape[2], cols.shape[1], -1)  # (G, O/G, S, Q, ows*n)
+            dw += xp.matmul(cols, dy_block.transpose(0, 3, 2, 4, 1)).sum(axis=(1, 2))
+        else:
+            cols = im2col_by_pixels(xp, x_block, size)[:, 0, 0]  # (G, K, rows*OW*n)
+            dw += xp.matmul(dy_block.reshape(G, O // G, -1), cols.transpose(0, 2, 1))
+    if by_rows:
+        dw = dw.reshape(G, KH, C // G, KW, O // G).transpose(0, 4, 2, 1, 3)  # (G, O/G, C/G, KH, KW)
+    return dw.reshape(O, C // G, KH, KW)
+
+
+def conv2d_input_gradient(dy_rows: Array, w: Array, size: Conv2dSize) -> Array:
+    """The gradient of a convolution with respect to its input, for any stride: im2col by pixels, backwards.
+
+    Shapes: dy_rows (O, OH, OW, N), w (O, C/G, KH, KW) -> dx (N, C, H, W).
+    Formula: dcols = w.T @ dy; padded dx[c, oh SH + kh DH, ow SW + kw DW, n] += dcols[(c, kh, kw), (oh, ow, n)].
+    Errors: none of its own.
+    Source: the chain rule for y = w @ cols, and col2im for the copies in cols.
+    """
+    xp = array_module(dy_rows)
+    N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
+    w_matrix = w.reshape(G, O // G, -1).transpose(0, 2, 1)  # (G, C/G*KH*KW, O/G)
     if KH == KW == SH == SW == 1 and PH == PW == 0:
-        return xp.matmul(w_matrix, dy_rows.reshape(G, O // G, -1)).reshape(C, H, W, N).transpose(3, 0, 1, 2)
+        dx = xp.matmul(w_matrix, dy_rows.reshape(G, O // G, -1))  # of a 1x1 kernel, dcols is dx
+        return dx.reshape(C, H, W, N).transpose(3, 0, 1, 2)
     dx = xp.zeros((C, H + 2 * PH, W + 2 * PW, N), dy_rows.dtype)
-    rows = PIXEL_BLOCK // (C * KH * KW * N * OW * dx.itemsize)
-    rows = max(1, min(OH, rows))
+    rows = max(1, PIXEL_BLOCK // (C * KH * KW * OW * N * dx.itemsize))
     for oh0 in range(0, OH, rows):
-        oh1 = min(oh0 + rows, OH)
-        dcols = xp.matmul(w_matrix, dy_rows[:, oh0:oh1].reshape(G, O // G, -1))
-        dcols = dcols.reshape(C, KH, KW, oh1 - oh0, OW, N)
+        dy_block = dy_rows[:, oh0 : oh0 + rows]  # (O, rows, OW, N)
+        dcols = xp.matmul(w_matrix, dy_block.reshape(G, O // G, -1))  # (G, C/G*KH*KW, rows*OW*N)
+        dcols = dcols.reshape(C, KH, KW, -1, OW, N)
         for kh in range(KH):
-            h0 = oh0 * SH + kh * DH
-            h = slice(h0, h0 + (oh1 - oh0 - 1) * SH + 1, SH)
+            h = oh0 * SH + kh * DH
+            dx_rows = dx[:, h : h + (dcols.shape[3] - 1) * SH + 1 : SH]  # (C, rows, W + 2 PW, N)
             for kw in range(KW):
-                ww = slice(kw * DW, kw * DW + (OW - 1) * SW + 1, SW)
-                dx[:, h, ww] += dcols[:, kh, kw]
-    return xp.ascontiguousarray(dx[:, PH : PH + H, PW : PW + W]).transpose(3, 0, 1, 2)
+                dx_rows[:, :, kw * DW : kw * DW + (OW - 1) * SW + 1 : SW] += dcols[:, kh, kw]
+    return xp.ascontiguousarray(dx[:, PH : PH + H, PW : PW + W]).transpose(3, 0, 1, 2)  # (N, C, H, W)

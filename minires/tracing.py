@@ -1,0 +1,54 @@
+"""Which layers of a model run, in which order, and what passes through them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from minires.nn import Module
+
+
+class Call(NamedTuple):
+    """One call of one layer. A layer is a module without parts."""
+
+    name: str
+    layer: Module
+    inputs: tuple[Any, ...]
+    output: Any
+
+
+class Observer:
+    """Stands in for a layer's forward and notes what goes in and comes out."""
+
+    def __init__(self, name: str, layer: Module, calls: list[Call]):
+        self.name, self.layer, self.calls = name, layer, calls
+        self.forward = layer.forward
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        output = self.forward(*inputs, **options)
+        self.calls.append(Call(self.name, self.layer, inputs, output))
+        return output
+
+
+def layer_calls(model: Module, *inputs: Any) -> list[Call]:
+    """Run the model in evaluation mode and list the calls of its layers. The model is left as it was.
+
+    Errors: whatever the model raises for these inputs.
+    """
+    calls: list[Call] = []
+    layers = [(name, module) for name, module in model.named_modules() if not list(module.named_children())]
+    modes = [(module, module.training) for module in model.modules()]
+    own = [(layer, vars(layer).get("forward")) for _, layer in layers]
+    model.eval()
+    try:
+        for name, layer in layers:
+            layer.forward = Observer(name, layer, calls)  # type: ignore[method-assign]  # found before the class's
+        model(*inputs)
+    finally:
+        for layer, forward in own:
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward  # type: ignore[method-assign]
+        for module, mode in modes:
+            module.training = mode
+    return calls
