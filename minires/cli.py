@@ -24,6 +24,8 @@ commands and examples:
               minires predict cat.jpg dog.png --model resnet50 --weights resnet50-0676ba61.pth
   eval      accuracy on a data set, and a picture of the confusion matrix
               minires eval --model resnet20 --weights runs/resnet20-digits/last.safetensors --data digits
+  bench     how fast: MiniRes beside PyTorch, where that is installed, on the same work
+              minires bench
 """
 
 TRAIN = """\
@@ -68,6 +70,20 @@ EVAL_EXAMPLES = """\
 examples:
   minires eval --model resnet20 --weights runs/resnet20-digits/last.safetensors --data digits
   minires eval --model resnet20 --weights resnet20-12fca82f.th --rename linear=fc --data cifar10_test_1000.npz
+"""
+
+BENCH = """\
+Time MiniRes and, where it is installed, PyTorch on the same work: convolutions and other layers, forward and backward,
+training steps, inference; and measure their peak memory. It takes some minutes. All sides run in turn, round by round,
+after a check that their numbers agree. Every figure is a median with its quartiles.
+"""
+
+BENCH_EXAMPLES = """\
+examples:
+  minires bench
+  minires bench --threads 2 --json > bench.json
+  minires bench --only conv
+  minires bench --only ResNet-20
 """
 
 
@@ -119,6 +135,10 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--picture", metavar="FILE", default="confusion.png", help="where to draw (default: confusion.png)"
     )
+    bench = command("bench", BENCH, BENCH_EXAMPLES)
+    bench.add_argument("--threads", type=int, default=1, help="of either side (default: 1)")
+    bench.add_argument("--only", metavar="TEXT", default="", help="only the rows whose names contain this text")
+    bench.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
@@ -253,7 +273,16 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"train": train, "summary": summary, "predict": predict, "eval": evaluate}
+def bench(arguments: argparse.Namespace) -> int:
+    """Run ``minires bench``; returns the exit status."""
+    from minires.bench.run import run
+
+    report = run(arguments.threads, arguments.only)
+    print(json.dumps(report.to_dict(), indent=2) if arguments.json else report)
+    return 0
+
+
+COMMANDS = {"train": train, "summary": summary, "predict": predict, "eval": evaluate, "bench": bench}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -101,7 +101,7 @@ FLOORS = [
     {"nn", "optim", "data", "checkpoint"},
     {"models"},
     {"plots", "summary", "prediction"},
-    {"training"},
+    {"training", "bench"},
     {"cli"},
 ]
 
