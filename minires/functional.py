@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minires import kernels, random
+from minires.graph import is_grad_enabled
 from minires.tensor import (
     Tensor,
     apply,
@@ -95,9 +96,15 @@ def batch_norm(
     return record(y, cache, kernels.batch_norm_backward, (input, weight, bias))
 
 
-def relu(input: Tensor) -> Tensor:
-    """max(x, 0). Any shape. Source: torch.nn.functional.relu."""
-    return apply(kernels.relu_forward, kernels.relu_backward, input)
+def relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """max(x, 0). Any shape.
+
+    inplace=True writes the result over the input where nothing is recorded (under no_grad), and changes nothing
+    elsewhere: a backward that needs the old values never finds new ones.
+    Source: torch.nn.functional.relu.
+    """
+    over = inplace and not is_grad_enabled()
+    return apply(kernels.relu_forward, kernels.relu_backward, input, inplace=over)
 
 
 def sigmoid(input: Tensor) -> Tensor:
@@ -176,14 +183,15 @@ def adaptive_avg_pool2d(input: Tensor, output_size: int | None | tuple[int | Non
     return apply(kernels.adaptive_avg_pool2d_forward, kernels.adaptive_avg_pool2d_backward, input, output_size=wished)
 
 
-def residual_add(input: Tensor, branch: Tensor) -> Tensor:
+def residual_add(input: Tensor, branch: Tensor, inplace: bool = False) -> Tensor:
     """The residual connection, branch + input.
 
-    Shapes: input, branch (the same) -> the same.
+    Shapes: input, branch (the same) -> the same. inplace=True writes over the branch where relu's would.
     Errors: ValueError where the shapes differ.
     Source: He et al. 2015, equation 1.
     """
-    return apply(kernels.residual_add_forward, kernels.residual_add_backward, input, branch)
+    over = inplace and not is_grad_enabled()
+    return apply(kernels.residual_add_forward, kernels.residual_add_backward, input, branch, inplace=over)
 
 
 def shortcut_a(input: Tensor, out_channels: int, stride: IntOrPair = 1) -> Tensor:

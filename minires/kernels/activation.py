@@ -19,16 +19,16 @@ class TanhCache(NamedTuple):
     y: Array
 
 
-def relu_forward(x: Array) -> tuple[Array, ReLUCache]:
+def relu_forward(x: Array, *, inplace: bool = False) -> tuple[Array, ReLUCache]:
     """Rectified linear unit.
 
-    Shapes: x, y (any).
+    Shapes: x, y (any). With inplace, y takes x's memory.
     Formula: y = max(x, 0).
     Errors: none of its own; NaN stays NaN.
     Source: Nair & Hinton 2010; torch.nn.functional.relu.
     """
     xp = array_module(x)
-    y = xp.maximum(x, 0)
+    y = xp.maximum(x, 0, out=x if inplace else None)
     return y, ReLUCache(y)
 
 

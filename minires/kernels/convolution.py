@@ -231,13 +231,13 @@ def conv2d_im2col_backward(dy: Array, cache: Conv2dIm2colCache) -> tuple[Array, 
 
 #: By rows where a row has at least so many output pixels (OW*N) and a filter bank at most so many weights: else BLAS
 #: would load all the weights for too few pixels.
-ROW_PIXELS, ROW_WEIGHTS = 128, 1 << 18
+ROW_PIXELS, ROW_WEIGHTS = 100, 1 << 18
 #: OpenBLAS multiplies without packing, up to twice as fast, where O*K*columns is at most this and columns are not few.
 SMALL_PRODUCT, FEW = 1_000_000, 48
-#: The columns of other products.
-COLUMNS = 512
-#: Bytes of a block's cols: by rows what stays in a core's cache; by pixels a bound on memory.
-ROW_BLOCK, PIXEL_BLOCK = 1 << 20, 1 << 24
+#: The columns of other products, by rows and by pixels.
+COLUMNS, PIXEL_COLUMNS = 512, 1024
+#: Bytes of a block's cols by rows: what stays in a core's cache.
+ROW_BLOCK = 1 << 20
 
 
 class Conv2dCache(NamedTuple):
@@ -285,7 +285,7 @@ def conv2d_plan(size: Conv2dSize, itemsize: int) -> Plan:
         rows = max(4, ROW_BLOCK // (C * KW * SH * OW * images * itemsize))
     else:
         images, ows = N, OW
-        rows = max(1, PIXEL_BLOCK // (C * KH * KW * OW * N * itemsize))
+        rows = OH if KH == KW == 1 else max(1, PIXEL_COLUMNS // (OW * N))
     blocks = []
     for oh in range(0, OH, rows):
         for n in range(0, N, images):
@@ -481,7 +481,7 @@ def conv2d_input_gradient(dy_rows: Array, w: Array, size: Conv2dSize) -> Array:
         dx = xp.matmul(w_matrix, dy_rows.reshape(G, O // G, -1))  # of a 1x1 kernel, dcols is dx
         return dx.reshape(C, H, W, N).transpose(3, 0, 1, 2)
     dx = xp.zeros((C, H + 2 * PH, W + 2 * PW, N), dy_rows.dtype)
-    rows = max(1, PIXEL_BLOCK // (C * KH * KW * OW * N * dx.itemsize))
+    rows = max(1, PIXEL_COLUMNS // (OW * N))
     for oh0 in range(0, OH, rows):
         dy_block = dy_rows[:, oh0 : oh0 + rows]  # (O, rows, OW, N)
         dcols = xp.matmul(w_matrix, dy_block.reshape(G, O // G, -1))  # (G, C/G*KH*KW, rows*OW*N)

@@ -14,10 +14,10 @@ class ShortcutACache(NamedTuple):
     before: int  # channels of zeros in front
 
 
-def residual_add_forward(x: Array, branch: Array) -> tuple[Array, None]:
+def residual_add_forward(x: Array, branch: Array, *, inplace: bool = False) -> tuple[Array, None]:
     """The residual connection.
 
-    Shapes: x, branch, y (all the same).
+    Shapes: x, branch, y (all the same). With inplace, y takes branch's memory.
     Formula: y = F(x) + x, with branch = F(x).
     Errors: ValueError where the shapes differ: a shortcut is never broadcast.
     Source: He et al. 2015, equation 1.
@@ -27,6 +27,9 @@ def residual_add_forward(x: Array, branch: Array) -> tuple[Array, None]:
             f"residual_add: the shortcut has shape {x.shape} and the branch {branch.shape}: "
             "where they differ, the shortcut needs option A, B or C"
         )
+    if inplace:
+        branch += x
+        return branch, None
     return branch + x, None
 
 

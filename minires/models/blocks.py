@@ -125,7 +125,7 @@ class BasicBlock(Module):
         out = self.relu(out)
         out = self.conv2(out)
         out = self.bn2(out)
-        out = F.residual_add(identity, out)
+        out = F.residual_add(identity, out, self.relu.inplace)
         return self.relu(out)
 
 
@@ -176,7 +176,7 @@ class Bottleneck(Module):
         out = self.relu(out)
         out = self.conv3(out)
         out = self.bn3(out)
-        out = F.residual_add(identity, out)
+        out = F.residual_add(identity, out, self.relu.inplace)
         return self.relu(out)
 
 

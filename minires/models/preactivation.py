@@ -46,7 +46,7 @@ class PreActBlock(Module):
         out = self.bn2(out)
         out = self.relu(out)
         out = self.conv2(out)
-        return F.residual_add(identity, out)
+        return F.residual_add(identity, out, self.relu.inplace)
 
 
 class PreActBottleneck(Module):
@@ -88,4 +88,4 @@ class PreActBottleneck(Module):
         out = self.bn3(out)
         out = self.relu(out)
         out = self.conv3(out)
-        return F.residual_add(identity, out)
+        return F.residual_add(identity, out, self.relu.inplace)

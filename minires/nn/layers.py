@@ -130,13 +130,13 @@ class BatchNorm2d(Module):
 
 
 class ReLU(Module):
-    """max(x, 0). Source: torch.nn.ReLU. ``inplace`` is accepted for PyTorch's sake and changes nothing."""
+    """max(x, 0). inplace=True saves memory under no_grad, see functional.relu. Source: torch.nn.ReLU."""
 
     def __init__(self, inplace: bool = False):
         self.inplace = inplace
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.relu(input)
+        return F.relu(input, self.inplace)
 
 
 class Sigmoid(Module):
