@@ -8,12 +8,13 @@ with s = gamma / sqrt(var + eps).
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from typing import TypeVar
 
 import numpy as np
 
 from minires.backend import to_device, to_numpy
-from minires.graph import no_grad
+from minires.graph import enable_grad, no_grad, topological_order
 from minires.nn import BatchNorm2d, Conv2d, Identity, Module, Parameter, ReLU
 from minires.tensor import Tensor
 from minires.tracing import layer_calls
@@ -24,12 +25,12 @@ AnyModule = TypeVar("AnyModule", bound=Module)
 def fuse(model: AnyModule, example: Tensor | None = None) -> AnyModule:
     """A copy of the model for inference, with every batch norm folded into the convolution before it.
 
-    The copy is in evaluation mode and has an Identity in place of each batch norm. A batch norm that does not follow a
-    convolution directly (as in pre-activation blocks), or uses the batch's statistics, stays. ``example`` is an input
-    of the model, (N, C, H, W); without it two random images of 64 pixels are used. It shows which layer follows which,
-    and the two models must agree on it.
-    Errors: TypeError for what is no Module; ValueError where the random images do not fit the model; RuntimeError where
-    the copy's output differs, which means that the model uses a convolution's output twice.
+    The copy is in evaluation mode and has an Identity in place of each batch norm. A batch norm stays where it does not
+    follow a convolution directly (as in pre-activation blocks), shares the convolution's output, or uses the batch's
+    statistics. ``example`` is an input of the model, (N, C, H, W); without it two random images of 64 pixels are used.
+    It shows which layer follows which, and both models must agree on it.
+    Errors: TypeError for what is no Module, or returns no Tensor; ValueError where the random images do not fit the
+        model; RuntimeError where the copy's output differs.
     Source: torch.nn.utils.fusion.fuse_conv_bn_eval.
     """
     if not isinstance(model, Module):
@@ -48,6 +49,8 @@ def fuse(model: AnyModule, example: Tensor | None = None) -> AnyModule:
                 f"fuse: two random images of shape {example.shape[1:]} do not fit this model ({error}): "
                 "call fuse(model, example) with an input that does"
             ) from error
+        if not isinstance(before, Tensor):
+            raise TypeError(f"fuse: the model must return a Tensor, got {type(before).__name__}")
         for convolution, norm in pairs(fused, example):
             fold(convolution, norm)
             replace(fused, norm, Identity())
@@ -76,25 +79,28 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 def random_images(model: Module) -> Tensor:
     """Two images for the model's first convolution, in the dtype and on the device of its weights."""
-    for module in model.modules():
-        if isinstance(module, Conv2d):
-            images = np.random.default_rng(0).standard_normal((2, module.in_channels, 64, 64))
-            return Tensor(images.astype(module.weight.dtype), device=module.weight.device)
-    return Tensor(np.zeros((2, 3, 64, 64), np.float32))  # no convolution: nothing to fold
+    convolutions = [module for module in model.modules() if isinstance(module, Conv2d)]
+    channels = convolutions[0].in_channels if convolutions else 3
+    images = Tensor(np.random.default_rng(0).standard_normal((2, channels, 64, 64)).astype(np.float32))
+    return images.to(convolutions[0].weight.device, convolutions[0].weight.dtype) if convolutions else images
 
 
 def pairs(model: Module, example: Tensor) -> list[tuple[Conv2d, BatchNorm2d]]:
-    """The convolutions whose output a batch norm took, each called once."""
-    calls = layer_calls(model, example)
-    layers = [call.layer for call in calls]
-    makers = {id(call.output): call.layer for call in calls}
+    """The convolutions whose output a batch norm takes and nothing else, each layer called once."""
+    with enable_grad():
+        calls, output = layer_calls(model, Tensor(example.array, requires_grad=True))
+    nodes = [] if output.node is None else topological_order(output.node)
+    uses = Counter(id(parent) for node in nodes for parent in node.parents)
+    times = Counter(call.layer for call in calls)
+    makers = {id(call.output): call for call in calls}
     found = []
     for call in calls:
-        norm, maker = call.layer, makers.get(id(call.inputs[0])) if call.inputs else None
-        if not isinstance(norm, BatchNorm2d) or not isinstance(maker, Conv2d) or not norm.track_running_stats:
+        maker = makers.get(id(call.inputs[0])) if call.inputs else None
+        if maker is None or not isinstance(maker.layer, Conv2d) or uses[id(maker.output.node)] != 1:
             continue
-        if layers.count(norm) == 1 and layers.count(maker) == 1:
-            found.append((maker, norm))
+        once = times[maker.layer] == times[call.layer] == 1
+        if isinstance(call.layer, BatchNorm2d) and call.layer.track_running_stats and once:
+            found.append((maker.layer, call.layer))
     return found
 
 
@@ -134,5 +140,5 @@ def check_agreement(before: Tensor, after: Tensor) -> None:
     if not difference <= limit:
         raise RuntimeError(
             f"fuse: the fused model's output differs by {difference:.1e} of its largest value: "
-            "the model seems to use a convolution's output both with and without its batch norm"
+            "the model uses a convolution's output both with and without its batch norm, outside the graph"
         )

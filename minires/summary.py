@@ -79,7 +79,7 @@ def summarize(model: Module, input_shape: tuple[int, int, int]) -> Summary:
     device = next((p.device for p in model.parameters()), "cpu")
     rows = []
     with no_grad():
-        calls = layer_calls(model, Tensor(np.zeros((1, *input_shape), dtype), device=device))
+        calls, _ = layer_calls(model, Tensor(np.zeros((1, *input_shape), dtype), device=device))
     for name, layer, _, output in calls:
         parameters = sum(p.numel() for p in layer.parameters())
         rows.append(Row(name, type(layer).__name__, output.shape, parameters, multiply_adds(layer, output)))

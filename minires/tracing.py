@@ -29,8 +29,8 @@ class Observer:
         return output
 
 
-def layer_calls(model: Module, *inputs: Any) -> list[Call]:
-    """Run the model in evaluation mode and list the calls of its layers. The model is left as it was.
+def layer_calls(model: Module, *inputs: Any) -> tuple[list[Call], Any]:
+    """Run the model in evaluation mode: the calls of its layers, and its output. The model is left as it was.
 
     Errors: whatever the model raises for these inputs.
     """
@@ -42,7 +42,7 @@ def layer_calls(model: Module, *inputs: Any) -> list[Call]:
     try:
         for name, layer in layers:
             layer.forward = Observer(name, layer, calls)  # type: ignore[method-assign]  # found before the class's
-        model(*inputs)
+        output = model(*inputs)
     finally:
         for layer, forward in own:
             if forward is None:
@@ -51,4 +51,4 @@ def layer_calls(model: Module, *inputs: Any) -> list[Call]:
                 layer.forward = forward  # type: ignore[method-assign]
         for module, mode in modes:
             module.training = mode
-    return calls
+    return calls, output

@@ -91,7 +91,7 @@ def test_the_table_is_complete():
     names = [row.name for row in timed] + [row.name for row in rows.memory_rows()]
     assert len(set(names)) == len(names)
     groups = [row.group for row in timed]
-    assert groups.count(rows.FORWARD) == groups.count(rows.BACKWARD) == 8 and groups.count("network") == 5
+    assert groups.count(rows.FORWARD) == groups.count(rows.BACKWARD) == 8 and groups.count("network") == 7
     for text in ("batch norm", "ReLU", "max pool"):
         for direction in ("forward", "backward"):
             assert any(name.startswith(text) and name.endswith(direction) for name in names)

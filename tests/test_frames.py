@@ -36,6 +36,25 @@ def deepest(function):
     return longest
 
 
+def called_from(name, function):
+    """The MiniRes frames above the first call of ``name`` while function runs."""
+    chain = []
+
+    def watch(frame, event, argument):
+        if event == "call" and frame.f_code.co_name == name and not chain:
+            while frame.f_back is not None and frame.f_back.f_code.co_filename.startswith(PACKAGE):
+                frame = frame.f_back
+                chain.insert(0, frame.f_code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return chain
+
+
 def images(*shape):
     return Tensor(np.random.default_rng(0).standard_normal(shape), requires_grad=True)
 
@@ -52,10 +71,13 @@ def test_relu_is_three_frames():
 
 
 def test_conv2d_is_four_frames_with_im2col():
-    for channels in (3, 40):  # both forms of im2col
-        x, w, b = images(2, channels, 6, 5), images(4, channels, 3, 3), images(4)
-        chain = deepest(lambda x=x, w=w, b=b: F.conv2d(x, w, b, stride=2, padding=1))
-        assert len(chain) == 4 and chain[:3] == ["conv2d", "apply", "conv2d_forward"]
+    for batch, form in ((2, "im2col_by_pixels"), (50, "im2col_by_rows")):
+        x, w, b = images(batch, 3, 6, 5), images(4, 3, 3, 3), images(4)
+        chains = {}
+        for name in ("im2col_by_pixels", "im2col_by_rows"):
+            chains[name] = called_from(name, lambda x=x, w=w, b=b: F.conv2d(x, w, b, stride=2, padding=1))
+        assert chains.pop(form) == ["conv2d", "apply", "conv2d_forward"] and not any(chains.values())
+        assert len(deepest(lambda x=x, w=w, b=b: F.conv2d(x, w, b, stride=2, padding=1))) == 4
 
 
 def test_batch_norm_is_three_frames():

@@ -99,8 +99,8 @@ FLOORS = [
     {"functional"},
     {"torch_format"},
     {"nn", "optim", "data", "checkpoint"},
-    {"models"},
-    {"plots", "summary", "prediction"},
+    {"models", "tracing"},
+    {"plots", "summary", "prediction", "fusion"},
     {"training", "bench"},
     {"cli"},
 ]

@@ -12,6 +12,7 @@ from minires import functional as F
 from minires.bench.floor import floor_work, network_products
 from minires.bench.sides import Sides
 from minires.bench.timing import Work
+from minires.fusion import fuse
 from minires.graph import no_grad
 from minires.models import create_model
 from minires.nn import BatchNorm2d, Module
@@ -41,6 +42,8 @@ NETWORKS = [
     Network("ResNet-18 training step, batch 8", "resnet18", 8, IMAGENET, training=True),
     Network("ResNet-18 inference, batch 8", "resnet18", 8, IMAGENET, training=False),
     Network("ResNet-50 inference, batch 8", "resnet50", 8, IMAGENET, training=False),
+    Network("ResNet-50 inference fused, batch 1", "resnet50", 1, IMAGENET, training=False, change=fuse),
+    Network("ResNet-50 inference fused, batch 8", "resnet50", 8, IMAGENET, training=False, change=fuse),
 ]
 
 
