@@ -37,7 +37,7 @@ def layer_calls(model: Module, *inputs: Any) -> tuple[list[Call], Any]:
     calls: list[Call] = []
     layers = [(name, module) for name, module in model.named_modules() if not list(module.named_children())]
     modes = [(module, module.training) for module in model.modules()]
-    own = [(layer, vars(layer).get("forward")) for _, layer in layers]
+    own = [(layer, vars(layer).get("forward")) for _, layer in layers]  # one set on the layer itself is put back
     model.eval()
     try:
         for name, layer in layers:

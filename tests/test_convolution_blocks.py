@@ -18,9 +18,9 @@ WAYS = {
     "by pixels, some output rows a block": {**NEVER, "PIXEL_COLUMNS": 40},
     "by rows, whole": {**ALWAYS, "SMALL_PRODUCT": 0, "COLUMNS": 10**9, "ROW_BLOCK": 10**9},
     "by rows, some rows a block": {**ALWAYS, "SMALL_PRODUCT": 0, "COLUMNS": 10**9, "ROW_BLOCK": 1},
-    "by rows, parts of a row": {**ALWAYS, "SMALL_PRODUCT": 0, "COLUMNS": 8, "ROW_BLOCK": 10**9},
+    "by rows, parts of a row": {**ALWAYS, "FEW": 1, "SMALL_PRODUCT": 0, "COLUMNS": 8, "ROW_BLOCK": 10**9},
     "by rows, small products": {**ALWAYS, "SMALL_PRODUCT": 10**9, "FEW": 1, "ROW_BLOCK": 1},
-    "by rows, one pixel of some images": {**ALWAYS, "SMALL_PRODUCT": 0, "COLUMNS": 2, "ROW_BLOCK": 1},
+    "by rows, one pixel of some images": {**ALWAYS, "FEW": 1, "SMALL_PRODUCT": 0, "COLUMNS": 2, "ROW_BLOCK": 1},
 }
 
 CASES = {

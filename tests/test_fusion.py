@@ -148,6 +148,56 @@ def test_relu_goes_in_place_only_where_nothing_else_sees_it():
     assert not alone[0].inplace
 
 
+class Odd(nn.Module):
+    """A ReLU on something that is read again: a parameter, a view, the branch of an addition."""
+
+    def __init__(self, way):
+        self.way, self.conv, self.relu = way, nn.Conv2d(3, 3, 1, bias=False), nn.ReLU()
+        self.p = nn.Parameter(np.linspace(-1, 1, 12, dtype=np.float32).reshape(1, 3, 2, 2))
+
+    def forward(self, x):
+        h = self.conv(x)
+        if self.way == "parameter":
+            return F.adaptive_avg_pool2d(h, 2) + self.relu(self.p) + self.p
+        if self.way == "view":
+            return self.relu(h.transpose(2, 3)) + h
+        return F.residual_add(self.relu(h), h, self.relu.inplace)
+
+
+@pytest.mark.parametrize("way", ["parameter", "view", "branch"])
+def test_no_example_misleads_it(way):
+    model = Odd(way).eval()
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
+    for example in (None, Tensor(np.zeros_like(x)), Tensor(np.abs(x))):
+        fused = minires.fuse(model, example)
+        for _ in range(2):  # a parameter that was written over would show the second time
+            np.testing.assert_allclose(outputs(fused, x.copy()), outputs(model, x), rtol=0, atol=1e-6)
+
+
+class HalfNorm(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) * 0.5
+
+
+def test_layers_with_a_forward_of_their_own_stay():
+    model = used(nn.Sequential(nn.Conv2d(3, 4, 3), HalfNorm(4))).eval()
+    x = np.random.default_rng(0).standard_normal((2, 3, 6, 6)).astype(np.float32)
+    fused = minires.fuse(model)
+    assert norms(fused) and np.array_equal(outputs(fused, x), outputs(model, x))
+
+
+def test_frozen_weights_stay_frozen_and_infinite_outputs_pass():
+    model = used(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())).requires_grad_(False)
+    assert not any(p.requires_grad for p in minires.fuse(model).parameters())
+
+    class Log(nn.Module):
+        def forward(self, x):
+            return x.log()
+
+    with np.errstate(all="ignore"):
+        assert not norms(minires.fuse(nn.Sequential(model, Log())))
+
+
 def test_in_place_only_where_nothing_is_recorded():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 3, 4, 4))

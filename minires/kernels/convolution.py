@@ -4,7 +4,8 @@
 2. ``im2col`` / ``col2im`` and ``conv2d_im2col_forward`` / ``_backward`` copy every window into a row of a matrix, so
    that the convolution is one matrix product. Clear, and 4 to 16 times slower than PyTorch: the copy is KH*KW times
    the input.
-3. ``conv2d_forward`` / ``conv2d_backward`` run. They copy each kernel column once and none of the kernel rows.
+3. ``conv2d_forward`` / ``conv2d_backward`` run. They copy x once for each column of the kernel and not again for its
+   rows; where that does not pay they do as 2, a block at a time.
 
 The alphabet of shapes and the memory layout are explained in ``shapes.py``.
 """
@@ -15,75 +16,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from minires.backend import Array, array_module
-from minires.kernels.shapes import FLOATS, INTEGERS, check_images, pair, window_output_size
-
-
-class Conv2dSize(NamedTuple):
-    """Every size that a convolution needs, by its letter in the alphabet."""
-
-    N: int
-    C: int
-    H: int
-    W: int
-    O: int
-    KH: int
-    KW: int
-    SH: int
-    SW: int
-    PH: int
-    PW: int
-    DH: int
-    DW: int
-    G: int
-    OH: int
-    OW: int
-
-
-def conv2d_size(x: Array, w: Array, b: Array | None, stride, padding, dilation, groups: int) -> Conv2dSize:
-    """Check a convolution's arguments against each other and name all sizes.
-
-    Shapes: x (N, C, H, W), w (O, C/G, KH, KW), b (O,) or None.
-    Formula: OH = floor((H + 2 PH - DH (KH - 1) - 1) / SH) + 1, and OW alike.
-    Errors: ValueError or TypeError that names the argument, what was expected and what came.
-    Source: torch.nn.functional.conv2d.
-    """
-    if x.ndim != 4 or 0 in x.shape:
-        raise ValueError(f"conv2d: x must have shape (N, C, H, W) with no empty axis, got {x.shape}")
-    if x.dtype not in FLOATS:
-        raise TypeError(f"conv2d: x must be float32 or float64, got {x.dtype}: convert it with .float()")
-    if w.ndim != 4 or 0 in w.shape:
-        raise ValueError(f"conv2d: w must have shape (O, C/groups, KH, KW) with no empty axis, got {w.shape}")
-    if w.dtype != x.dtype or (b is not None and b.dtype != x.dtype):
-        came = f"x {x.dtype}, w {w.dtype}" + ("" if b is None else f", b {b.dtype}")
-        raise TypeError(f"conv2d: x, w and b must have one dtype, got {came}")
-    pairs = []
-    for name, value, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
-        both = value if isinstance(value, (tuple, list)) else (value, value)
-        if len(both) != 2 or not isinstance(both[0], INTEGERS) or not isinstance(both[1], INTEGERS):
-            raise TypeError(f"conv2d: {name} must be an int or a pair of ints, got {value!r}")
-        if min(both) < least:
-            raise ValueError(f"conv2d: {name} must be at least {least}, got {value!r}")
-        pairs.extend((int(both[0]), int(both[1])))  # NumPy's unsigned ints would wrap below zero
-    SH, SW, PH, PW, DH, DW = pairs
-    N, C, H, W = x.shape
-    O, C_group, KH, KW = w.shape
-    if not isinstance(groups, INTEGERS) or groups < 1:
-        raise ValueError(f"conv2d: groups must be a positive int, got {groups!r}")
-    if C % groups or O % groups:
-        raise ValueError(f"conv2d: groups={groups} must divide the input's {C} channels and the kernel's {O} outputs")
-    if C_group * groups != C:
-        raise ValueError(
-            f"conv2d: x has {C} channels and w {w.shape} with groups={groups} expects {C_group * groups} channels"
-        )
-    if b is not None and b.shape != (O,):
-        raise ValueError(f"conv2d: b must have shape ({O},), one value an output channel, got {b.shape}")
-    OH = (H + 2 * PH - DH * (KH - 1) - 1) // SH + 1
-    OW = (W + 2 * PW - DW * (KW - 1) - 1) // SW + 1
-    if OH < 1 or OW < 1:
-        span = f"{DH * (KH - 1) + 1}x{DW * (KW - 1) + 1}"
-        raise ValueError(f"conv2d: the kernel spans {span} and the padded input is {H + 2 * PH}x{W + 2 * PW}, smaller")
-    return Conv2dSize(N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, int(groups), OH, OW)
-
+from minires.kernels.shapes import Conv2dSize, check_images, conv2d_size, pair, window_output_size
 
 # ---- 1. The definition ------------------------------------------------------------------------------------------
 
@@ -223,20 +156,22 @@ def conv2d_im2col_backward(dy: Array, cache: Conv2dIm2colCache) -> tuple[Array, 
 
 # ---- 3. What runs: im2col by rows, in blocks --------------------------------------------------------------------
 #
-# Memory lies as (C, H, W, N). Copy every row of the padded x once for each kernel column, shifted by it, and store row
-# after row: shifted[row, c, kw, (ow, n)]. All that output row oh needs, the KH rows from oh SH on, then lies in one
-# piece and already is its im2col matrix, (KH*C*KW, OW*N). So one strided view holds all those matrices, overlapping: KW
-# copies of x instead of KH*KW, and y is one stacked product. A block of rows at a time keeps all of it in the cache.
-# Short rows, large kernels and dilated ones go by pixels: the textbook's cols, transposed, in one matrix a block.
+# Memory lies as (C, H, W, N). Take KW copies of the padded x, copy kw shifted left by kw, and store them row by row:
+#     shifted[row, (c, kw), (ow, n)]
+# Output row oh is w times the KH rows from oh SH on. They are neighbours in memory: after a row's last (c, kw) comes
+# the next row's first. So (kh, c, kw) is one axis, and these KH rows already are the im2col matrix of output row oh,
+# (KH*C*KW, OW*N). The matrix of oh + 1 starts SH rows further on and shares KH - SH rows with it: a view, no copy.
+# Two more letters: Q = OW/ows pieces of a row, S rows of a block, so cols is (G, Q, S, K, ows*n), one matrix each.
 
 #: By rows where a row has at least so many output pixels (OW*N) and a filter bank at most so many weights: else BLAS
-#: would load all the weights for too few pixels.
+#: would load all the weights for too few pixels. Short rows, large and dilated kernels go by pixels.
 ROW_PIXELS, ROW_WEIGHTS = 100, 1 << 18
-#: OpenBLAS multiplies without packing, up to twice as fast, where O*K*columns is at most this and columns are not few.
+#: OpenBLAS skips copying its operands ("packing") for products of up to so many multiplications, O*K*columns: up to
+#: twice as fast, if that leaves at least FEW columns.
 SMALL_PRODUCT, FEW = 1_000_000, 48
 #: The columns of other products, by rows and by pixels.
 COLUMNS, PIXEL_COLUMNS = 512, 1024
-#: Bytes of a block's cols by rows: what stays in a core's cache.
+#: Bytes of the shifted copies of one block: what stays in a core's cache.
 ROW_BLOCK = 1 << 20
 
 
@@ -261,7 +196,7 @@ class Plan(NamedTuple):
     """How a convolution is cut into products."""
 
     by_rows: bool
-    ows: int  # by rows: each matrix has this many pixels of a row, times the block's images
+    ows: int  # by rows: a matrix covers this many neighbouring pixels of one output row (a divisor of OW)
     blocks: list[Block]
 
 
@@ -269,7 +204,8 @@ def conv2d_plan(size: Conv2dSize, itemsize: int) -> Plan:
     """Choose by rows or by pixels, and cut the output into blocks.
 
     Shapes: none.
-    Formula: as many columns and rows as the limits above allow; ows divides OW.
+    Formula: as many columns and rows as the limits above allow; ows divides OW. Where a block has some of the images
+        only, ows is 1: so (ow, n) is one axis in memory. By pixels a block is at least one row of all images.
     Errors: none of its own.
     Source: measured. The limits change the speed, never the result.
     """
@@ -282,6 +218,9 @@ def conv2d_plan(size: Conv2dSize, itemsize: int) -> Plan:
         ows = OW
         while ows > 1 and (ows * images > columns or OW % ows):
             ows -= 1
+        if ows * images < FEW and images == N:
+            ows = OW  # OW has no good divisor (a prime, say): a whole row beats a few columns
+        # Neighbouring blocks share KH - SH input rows, which are copied again for each: at least 4 output rows a block.
         rows = max(4, ROW_BLOCK // (C * KW * SH * OW * images * itemsize))
     else:
         images, ows = N, OW
@@ -304,9 +243,9 @@ def padded_rows(xp: ModuleType, x_rows: Array, size: Conv2dSize, block: Block) -
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
     h0 = block.oh0 * SH - PH  # the first row of x, or of the padding above it
     h1 = (block.oh1 - 1) * SH - PH + (KH - 1) * DH + 1
-    inside = x_rows[:, max(0, h0) : max(0, h1), :, block.n0 : block.n1]
+    inside = x_rows[:, max(0, h0) : max(0, h1), :, block.n0 : block.n1]  # no rows where all of it is padding
     if h0 >= 0 and h1 <= H and PW == 0:
-        return inside
+        return inside  # a view of x, to be read only
     x_block = xp.zeros((C, h1 - h0, W + 2 * PW, inside.shape[3]), x_rows.dtype)
     above = max(0, -h0)
     x_block[:, above : above + inside.shape[1], PW : PW + W] = inside
@@ -324,11 +263,12 @@ def im2col_by_rows(xp: ModuleType, x_block: Array, size: Conv2dSize, ows: int) -
     """
     KH, KW, SH, SW, DW, G, OW = size.KH, size.KW, size.SH, size.SW, size.DW, size.G, size.OW
     C, h, w, n = x_block.shape
-    channel, row, column, image = x_block.strides
+    channel, row, column, image = x_block.strides  # the bytes from one to the next
     shape = (G, OW // ows, h, C // G, KW, ows, n)
     strides = (C // G * channel, ows * SW * column, row, channel, DW * column, SW * column, image)
     shifted = xp.lib.stride_tricks.as_strided(x_block, shape, strides).copy()  # the only copy
     group, q, row, channel, kernel_column, column, image = shifted.strides
+    # After a row's last (c, kw) comes the next row's first: kh needs no axis of its own.
     shape = (G, OW // ows, (h - KH) // SH + 1, KH * (C // G) * KW, ows * n)
     return xp.lib.stride_tricks.as_strided(shifted, shape, (group, q, SH * row, kernel_column, image))
 
@@ -347,7 +287,20 @@ def im2col_by_pixels(xp: ModuleType, x_block: Array, size: Conv2dSize) -> Array:
     shape = (C, KH, KW, (h - (KH - 1) * DH - 1) // SH + 1, OW, n)
     strides = (channel, DH * row, DW * column, SH * row, SW * column, image)
     cols = xp.lib.stride_tricks.as_strided(x_block, shape, strides)
-    return cols.reshape(G, 1, 1, C // G * KH * KW, -1)  # copies, except for a 1x1 kernel: x itself is its cols
+    return cols.reshape(G, 1, 1, C // G * KH * KW, -1)  # copies, save for a 1x1 kernel with stride 1: x is its cols
+
+
+def block_matrices(rows: Array, block: Block, cols: Array) -> Array:
+    """A block of an array in pieces as cols has them.
+
+    Shapes: rows (C, H, W, N), cols (G, Q, S, K, pixels) -> (G, Q, S, C/G, pixels), a view.
+    Formula: rows[g C/G + c, oh0 + s, (q ows + ow), n0 + n] at [g, q, s, c, (ow, n)].
+    Errors: none of its own.
+    Source: a block has all images, or ows is 1 (conv2d_plan), so (ow, n) is one axis in memory.
+    """
+    G, Q, S, K, pixels = cols.shape
+    part = rows[:, block.oh0 : block.oh1, :, block.n0 : block.n1]
+    return part.reshape(G, -1, S, Q, pixels).transpose(0, 3, 2, 1, 4)
 
 
 def conv2d_forward(
@@ -374,11 +327,10 @@ def conv2d_forward(
             cols = im2col_by_rows(xp, x_block, size, ows)  # (G, Q, S, K, ows*n)
         else:
             cols = im2col_by_pixels(xp, x_block, size)  # (G, Q, S, K, rows*OW*n), Q = S = 1
-        y_block = y[:, block.oh0 : block.oh1, :, block.n0 : block.n1]  # (O, rows, OW, n)
-        y_block = y_block.reshape(G, O // G, cols.shape[2], cols.shape[1], -1)  # (G, O/G, S, Q, ows*n), a view
-        xp.matmul(w_matrix, cols, out=y_block.transpose(0, 3, 2, 1, 4))
+        y_block = block_matrices(y, block, cols)  # (G, Q, S, O/G, pixels)
+        xp.matmul(w_matrix, cols, out=y_block)
         if b is not None:
-            y_block += b.reshape(G, O // G, 1, 1, 1)
+            y_block += b.reshape(G, 1, 1, O // G, 1)
     return y.transpose(3, 0, 1, 2), Conv2dCache(x, w, b is not None, needs_dx, size)  # (N, O, OH, OW)
 
 
@@ -396,7 +348,8 @@ def conv2d_backward(dy: Array, cache: Conv2dCache) -> tuple[Array | None, Array,
     dy_rows = xp.ascontiguousarray(dy.transpose(1, 2, 3, 0))  # (O, OH, OW, N)
     db = dy_rows.sum(axis=(1, 2, 3)) if has_bias else None
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
-    # With stride 1, dx is the convolution of dy with the flipped kernel: its sizes.
+    # With stride 1, dx is the convolution of dy with the flipped kernel. Its sizes: O, OH, OW stand where C, H, W
+    # stood, and the other way round. (A padding beyond the kernel would mean cutting dy: the general way.)
     flipped = Conv2dSize(N, O, OH, OW, C, KH, KW, 1, 1, (KH - 1) * DH - PH, (KW - 1) * DW - PW, DH, DW, G, H, W)
     plan = conv2d_plan(flipped, dy.itemsize)
     if needs_dx and plan.by_rows and SH == SW == 1 and flipped.PH >= 0 and flipped.PW >= 0:
@@ -413,29 +366,28 @@ def conv2d_flipped_gradients(
     """Both gradients of a convolution with stride 1, from the columns of dy alone.
 
     Shapes: dy_rows (O, OH, OW, N), x_rows (C, H, W, N), w (O, C/G, KH, KW) -> dx (N, C, H, W), dw (as w). ``size`` is
-        that of the convolution from dy to dx: dy's channels are its C.
-    Formula: dx = w_flipped @ cols; dw_flipped.T = cols @ x.T: each w met, at each pixel of x, the dy in its column.
+        that of the convolution from dy to dx.
+    Formula: dx = w_flipped @ cols; dw_flipped.T = cols @ x.T: at each pixel of x, every weight met the dy that stands
+        in its row of cols.
     Errors: none of its own.
     Source: y[oh, ow] += w[kh, kw] x[oh - PH + kh, ow - PW + kw], read from x's side.
     """
     xp = array_module(dy_rows)
-    N, O, OH, OW, C, KH, KW, SH, SW, PH, PW, DH, DW, G, H, W = size
+    N, O, OH, OW, C, KH, KW, SH, SW, PH, PW, DH, DW, G, H, W = size  # the letters of the forward convolution again
     w_flipped = w[:, :, ::-1, ::-1].reshape(G, O // G, C // G, KH, KW).transpose(0, 2, 3, 1, 4)
     w_matrix = w_flipped.reshape(G, 1, 1, C // G, -1)  # (G, 1, 1, C/G, KH*O/G*KW)
     dx = xp.empty((C, H, W, N), dy_rows.dtype)
     dw = xp.zeros((G, KH * (O // G) * KW, C // G), dy_rows.dtype)
     for block in plan.blocks:
         dy_block = padded_rows(xp, dy_rows, size, block)  # (O, h, w, n)
-        cols = im2col_by_rows(xp, dy_block, size, plan.ows)  # (G, Q, S, KH*O/G*KW, ows*n)
-        part = (slice(None), slice(block.oh0, block.oh1), slice(None), slice(block.n0, block.n1))
-        dx_block = dx[part].reshape(G, C // G, cols.shape[2], cols.shape[1], -1)  # (G, C/G, S, Q, ows*n), a view
-        xp.matmul(w_matrix, cols, out=dx_block.transpose(0, 3, 2, 1, 4))
-        x_block = x_rows[part].reshape(dx_block.shape).transpose(0, 3, 2, 4, 1)  # (G, Q, S, ows*n, C/G)
+        cols = im2col_by_rows(xp, dy_block, size, plan.ows)  # (G, Q, S, KH*O/G*KW, pixels)
+        xp.matmul(w_matrix, cols, out=block_matrices(dx, block, cols))
+        x_block = block_matrices(x_rows, block, cols).swapaxes(3, 4)  # (G, Q, S, pixels, C/G)
         if x_block.shape[3] * w.size <= G * SMALL_PRODUCT:
-            x_block = xp.ascontiguousarray(x_block)  # small products want it so
+            x_block = xp.ascontiguousarray(x_block)  # a small product is not packed, and reads a transpose slowly
         dw += xp.matmul(cols, x_block).sum(axis=(1, 2))
     dw = dw.reshape(G, KH, O // G, KW, C // G)[:, ::-1, :, ::-1].transpose(0, 2, 4, 1, 3)  # (G, O/G, C/G, KH, KW)
-    return dx.transpose(3, 0, 1, 2), dw.reshape(w.shape)
+    return dx.transpose(3, 0, 1, 2), xp.ascontiguousarray(dw).reshape(w.shape)
 
 
 def conv2d_weight_gradient(dy_rows: Array, x_rows: Array, size: Conv2dSize) -> Array:
@@ -453,17 +405,17 @@ def conv2d_weight_gradient(dy_rows: Array, x_rows: Array, size: Conv2dSize) -> A
     dw = xp.zeros((G, K, O // G) if by_rows else (G, O // G, K), dy_rows.dtype)
     for block in blocks:
         x_block = padded_rows(xp, x_rows, size, block)  # (C, h, w, n)
-        dy_block = dy_rows[:, block.oh0 : block.oh1, :, block.n0 : block.n1]  # (O, rows, OW, n)
         if by_rows:
-            cols = im2col_by_rows(xp, x_block, size, ows)  # (G, Q, S, K, ows*n)
-            dy_block = dy_block.reshape(G, O // G, cols.shape[2], cols.shape[1], -1)  # (G, O/G, S, Q, ows*n)
-            dw += xp.matmul(cols, dy_block.transpose(0, 3, 2, 4, 1)).sum(axis=(1, 2))
+            cols = im2col_by_rows(xp, x_block, size, ows)  # (G, Q, S, K, pixels)
+            dy_block = block_matrices(dy_rows, block, cols)  # (G, Q, S, O/G, pixels)
+            dw += xp.matmul(cols, dy_block.swapaxes(3, 4)).sum(axis=(1, 2))
         else:
-            cols = im2col_by_pixels(xp, x_block, size)[:, 0, 0]  # (G, K, rows*OW*n)
-            dw += xp.matmul(dy_block.reshape(G, O // G, -1), cols.transpose(0, 2, 1))
+            cols = im2col_by_pixels(xp, x_block, size)
+            dy_block = block_matrices(dy_rows, block, cols)
+            dw += xp.matmul(dy_block, cols.swapaxes(3, 4))[:, 0, 0]
     if by_rows:
         dw = dw.reshape(G, KH, C // G, KW, O // G).transpose(0, 4, 2, 1, 3)  # (G, O/G, C/G, KH, KW)
-    return dw.reshape(O, C // G, KH, KW)
+    return xp.ascontiguousarray(dw).reshape(O, C // G, KH, KW)
 
 
 def conv2d_input_gradient(dy_rows: Array, w: Array, size: Conv2dSize) -> Array:
@@ -481,7 +433,7 @@ def conv2d_input_gradient(dy_rows: Array, w: Array, size: Conv2dSize) -> Array:
         dx = xp.matmul(w_matrix, dy_rows.reshape(G, O // G, -1))  # of a 1x1 kernel, dcols is dx
         return dx.reshape(C, H, W, N).transpose(3, 0, 1, 2)
     dx = xp.zeros((C, H + 2 * PH, W + 2 * PW, N), dy_rows.dtype)
-    rows = max(1, PIXEL_COLUMNS // (OW * N))
+    rows = max(1, PIXEL_COLUMNS // (OW * N))  # of a block, as in conv2d_plan
     for oh0 in range(0, OH, rows):
         dy_block = dy_rows[:, oh0 : oh0 + rows]  # (O, rows, OW, N)
         dcols = xp.matmul(w_matrix, dy_block.reshape(G, O // G, -1))  # (G, C/G*KH*KW, rows*OW*N)

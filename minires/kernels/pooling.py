@@ -13,7 +13,7 @@ from typing import NamedTuple
 from minires.backend import Array, array_module
 from minires.kernels.shapes import check_images, pair, window_output_size
 
-#: The bytes of x that max pooling's backward holds in hand, so that its many steps find them in the cache.
+#: The bytes of x in a block of channels of max pooling's backward, so that its many steps find them in the cache.
 BLOCK = 1 << 21
 
 
@@ -133,7 +133,7 @@ def max_pool2d_forward(
         oh, h = overlap(kh, H, OH, SH, PH, DH)
         for kw in range(KW):
             ow, w = overlap(kw, W, OW, SW, PW, DW)
-            j = w.start // SW
+            j = w.start // SW  # the pixels w.start, w.start + SW, ... are a phase's columns from this one on
             pixel = x_phases[w.start % SW][:, h, j : j + ow.stop - ow.start]
             best = y[:, oh, ow]
             xp.maximum(best, pixel, out=best)
@@ -146,7 +146,8 @@ def max_pool2d_backward(dy: Array, cache: MaxPool2dCache) -> Array:
 
     Shapes: dy (N, C, OH, OW) -> dx (N, C, H, W).
     Formula: each dy goes to the pixel that was its window's maximum, to the first in row-major order where they tie.
-        An infinite dy gives NaN to the other pixels of its window, the product of 0 and infinity.
+        An infinite or NaN dy gives NaN to the other pixels of its window, the product with 0. Of several NaNs the first
+        is the maximum (in PyTorch the last), and +inf ties with NaN.
     Errors: none of its own.
     Source: torch.nn.functional.max_pool2d.
     """
@@ -159,7 +160,7 @@ def max_pool2d_backward(dy: Array, cache: MaxPool2dCache) -> Array:
         block = slice(start, start + channels)
         x_phases = column_phases(xp, cache.x.transpose(1, 2, 3, 0)[block], SW)  # (c, H, W/SW, N) each
         y_rows = cache.y.transpose(1, 2, 3, 0)[block]  # (c, OH, OW, N)
-        y_rows = xp.where(y_rows != y_rows, xp.inf, y_rows)  # so that in a window with NaN only NaN is not smaller
+        y_rows = xp.where(y_rows != y_rows, xp.inf, y_rows)  # then only NaN and inf are not smaller: NaN is found
         dy_rows = dy.transpose(1, 2, 3, 0)[block]  # (c, OH, OW, N)
         dx_phases = column_phases(xp, xp.zeros(dx[block].shape, dy.dtype), SW)
         waiting = xp.ones(y_rows.shape, bool)  # windows whose maximum has not been met yet

@@ -11,6 +11,8 @@ every shift of a feature map is a copy of long runs. ``x.transpose(1, 2, 3, 0)``
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from minires.backend import Array
@@ -63,7 +65,7 @@ def check_axis(axis: int, ndim: int, operation: str) -> int:
 def window_output_size(
     size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool = False
 ) -> int:
-    """How many windows fit along one axis; 0 or less where the window is larger than the padded input.
+    """How many windows fit along one axis; 0 or less where not even one fits.
 
     Formula: floor((size + 2 padding - dilation (kernel - 1) - 1) / stride) + 1. With ceil_mode the last window may
     hang over the edge, as long as it starts inside the input or its left padding.
@@ -76,3 +78,70 @@ def window_output_size(
     if (count - 1) * stride >= size + padding:
         count -= 1
     return count
+
+
+class Conv2dSize(NamedTuple):
+    """Every size that a convolution needs, by its letter in the alphabet."""
+
+    N: int
+    C: int
+    H: int
+    W: int
+    O: int
+    KH: int
+    KW: int
+    SH: int
+    SW: int
+    PH: int
+    PW: int
+    DH: int
+    DW: int
+    G: int
+    OH: int
+    OW: int
+
+
+def conv2d_size(x: Array, w: Array, b: Array | None, stride, padding, dilation, groups: int) -> Conv2dSize:
+    """Check a convolution's arguments against each other and name all sizes.
+
+    Shapes: x (N, C, H, W), w (O, C/G, KH, KW), b (O,) or None.
+    Formula: OH = floor((H + 2 PH - DH (KH - 1) - 1) / SH) + 1, and OW alike.
+    Errors: ValueError or TypeError that names the argument, what was expected and what came.
+    Source: torch.nn.functional.conv2d.
+    """
+    if x.ndim != 4 or 0 in x.shape:
+        raise ValueError(f"conv2d: x must have shape (N, C, H, W) with no empty axis, got {x.shape}")
+    if x.dtype not in FLOATS:
+        raise TypeError(f"conv2d: x must be float32 or float64, got {x.dtype}: convert it with .float()")
+    if w.ndim != 4 or 0 in w.shape:
+        raise ValueError(f"conv2d: w must have shape (O, C/groups, KH, KW) with no empty axis, got {w.shape}")
+    if w.dtype != x.dtype or (b is not None and b.dtype != x.dtype):
+        came = f"x {x.dtype}, w {w.dtype}" + ("" if b is None else f", b {b.dtype}")
+        raise TypeError(f"conv2d: x, w and b must have one dtype, got {came}")
+    pairs = []
+    for name, value, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+        both = value if isinstance(value, (tuple, list)) else (value, value)  # pair(), one frame less on the way
+        if len(both) != 2 or not isinstance(both[0], INTEGERS) or not isinstance(both[1], INTEGERS):
+            raise TypeError(f"conv2d: {name} must be an int or a pair of ints, got {value!r}")
+        if min(both) < least:
+            raise ValueError(f"conv2d: {name} must be at least {least}, got {value!r}")
+        pairs.extend((int(both[0]), int(both[1])))  # NumPy's unsigned ints would wrap below zero
+    SH, SW, PH, PW, DH, DW = pairs
+    N, C, H, W = x.shape
+    O, C_group, KH, KW = w.shape
+    if not isinstance(groups, INTEGERS) or groups < 1:
+        raise ValueError(f"conv2d: groups must be a positive int, got {groups!r}")
+    if C % groups or O % groups:
+        raise ValueError(f"conv2d: groups={groups} must divide the input's {C} channels and the kernel's {O} outputs")
+    if C_group * groups != C:
+        raise ValueError(
+            f"conv2d: x has {C} channels and w {w.shape} with groups={groups} expects {C_group * groups} channels"
+        )
+    if b is not None and b.shape != (O,):
+        raise ValueError(f"conv2d: b must have shape ({O},), one value an output channel, got {b.shape}")
+    OH = (H + 2 * PH - DH * (KH - 1) - 1) // SH + 1
+    OW = (W + 2 * PW - DW * (KW - 1) - 1) // SW + 1
+    if OH < 1 or OW < 1:
+        span = f"{DH * (KH - 1) + 1}x{DW * (KW - 1) + 1}"
+        raise ValueError(f"conv2d: the kernel spans {span} and the padded input is {H + 2 * PH}x{W + 2 * PW}, smaller")
+    return Conv2dSize(N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, int(groups), OH, OW)
