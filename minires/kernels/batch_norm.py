@@ -22,7 +22,8 @@ class BatchNormCache(NamedTuple):
 
 
 class BatchNormInferenceCache(NamedTuple):
-    x_hat: Array  # (C, M)
+    rows: Array  # (C, M), the input
+    mean: Array  # (C,)
     inv_std: Array  # (C,)
     gamma: Array | None  # (C,)
     has_beta: bool
@@ -99,10 +100,10 @@ def batch_norm_forward(
     mean = rows.sum(axis=1) / M  # (C,)
     centred = rows - mean[:, None]  # (C, M)
     var = xp.matmul(centred[:, None, :], centred[:, :, None])[:, 0, 0] / M  # (C,): centred . centred, a channel
-    inv_std = 1 / xp.sqrt(var + eps)
+    inv_std = 1 / xp.sqrt(var + eps)  # (C,)
     x_hat = centred
     x_hat *= inv_std[:, None]  # centred is not needed again: its memory becomes x_hat
-    y = scale_and_shift(x_hat, gamma, beta)
+    y = scale_and_shift(x_hat, gamma, beta)  # (C, M)
     return from_rows(y, x.shape), BatchNormCache(x_hat, inv_std, gamma, beta is not None, mean, var)
 
 
@@ -120,15 +121,15 @@ def batch_norm_backward(dy: Array, cache: BatchNormCache) -> tuple[Array, Array 
     x_hat = cache.x_hat
     dbeta = dy_rows.sum(axis=1)  # (C,)
     dgamma = xp.matmul(dy_rows[:, None, :], x_hat[:, :, None])[:, 0, 0]  # (C,): dy . x_hat, a channel
-    # 1. Through the variance: what of dy lies along x_hat would only stretch the batch, which is normalised away.
+    # Through the variance: what of dy lies along x_hat would only stretch the batch, which is normalised away.
     dx = x_hat * (-dgamma / M)[:, None]
-    # 2. The direct way.
+    # The direct way.
     dx += dy_rows
-    # 3. Through the mean: what all of dy has in common would only move the batch.
+    # Through the mean: what all of dy has in common would only move the batch.
     dx -= (dbeta / M)[:, None]
-    # 4. The scale of the normalisation itself.
+    # The scale of the normalisation itself.
     scale = cache.inv_std if cache.gamma is None else cache.gamma * cache.inv_std
-    dx *= scale[:, None]
+    dx *= scale[:, None]  # (C, M)
     return (
         from_rows(dx, dy.shape),
         None if cache.gamma is None else dgamma,
@@ -148,11 +149,14 @@ def batch_norm_inference_forward(
     """
     xp = array_module(x)
     check_batch_norm(x, [("gamma", gamma), ("beta", beta), ("mean", mean), ("var", var)])
-    inv_std = 1 / xp.sqrt(var + eps)
-    x_hat = to_rows(x) - mean[:, None]  # (C, M)
-    x_hat *= inv_std[:, None]
-    y = scale_and_shift(x_hat, gamma, beta)
-    return from_rows(y, x.shape), BatchNormInferenceCache(x_hat, inv_std, gamma, beta is not None)
+    rows = to_rows(x)  # (C, M)
+    inv_std = 1 / xp.sqrt(var + eps)  # (C,)
+    # All four are constants, so gamma (x - mean) inv_std + beta = scale x + shift: two passes over x.
+    scale = inv_std if gamma is None else gamma * inv_std  # (C,)
+    shift = -mean * scale if beta is None else beta - mean * scale  # (C,)
+    y = rows * scale[:, None]  # (C, M)
+    y += shift[:, None]
+    return from_rows(y, x.shape), BatchNormInferenceCache(rows, mean, inv_std, gamma, beta is not None)
 
 
 def batch_norm_inference_backward(
@@ -170,9 +174,10 @@ def batch_norm_inference_backward(
     dbeta = dy_rows.sum(axis=1) if cache.has_beta else None
     dgamma = None
     if cache.gamma is not None:
-        dgamma = xp.matmul(dy_rows[:, None, :], cache.x_hat[:, :, None])[:, 0, 0]
+        x_hat = (cache.rows - cache.mean[:, None]) * cache.inv_std[:, None]  # (C, M)
+        dgamma = xp.matmul(dy_rows[:, None, :], x_hat[:, :, None])[:, 0, 0]
     scale = cache.inv_std if cache.gamma is None else cache.gamma * cache.inv_std
-    dx = dy_rows * scale[:, None]
+    dx = dy_rows * scale[:, None]  # (C, M)
     return from_rows(dx, dy.shape), dgamma, dbeta
 
 

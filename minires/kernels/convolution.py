@@ -72,7 +72,7 @@ def im2col(x: Array, kernel_size, *, stride=1, padding=0, dilation=1) -> Array:
     OW = window_output_size(W, KW, SW, PW, DW)
     if OH < 1 or OW < 1:
         raise ValueError(f"im2col: kernel_size {(KH, KW)} does not fit the padded input {(H + 2 * PH, W + 2 * PW)}")
-    x_padded = xp.pad(x, ((0, 0), (0, 0), (PH, PH), (PW, PW)))
+    x_padded = xp.pad(x, ((0, 0), (0, 0), (PH, PH), (PW, PW)))  # (N, C, H + 2 PH, W + 2 PW)
     windows = xp.empty((N, C, KH, KW, OH, OW), x.dtype)
     for kh in range(KH):
         for kw in range(KW):
@@ -100,7 +100,7 @@ def col2im(cols: Array, x_shape: tuple[int, int, int, int], kernel_size, *, stri
     if cols.shape != (N * OH * OW, C * KH * KW):
         raise ValueError(f"col2im: cols must have shape {(N * OH * OW, C * KH * KW)}, got {cols.shape}")
     windows = cols.reshape(N, OH, OW, C, KH, KW).transpose(0, 3, 4, 5, 1, 2)  # (N, C, KH, KW, OH, OW)
-    x_padded = xp.zeros((N, C, H + 2 * PH, W + 2 * PW), cols.dtype)
+    x_padded = xp.zeros((N, C, H + 2 * PH, W + 2 * PW), cols.dtype)  # (N, C, H + 2 PH, W + 2 PW)
     for kh in range(KH):
         for kw in range(KW):
             h, w = kh * DH, kw * DW
@@ -147,10 +147,10 @@ def conv2d_im2col_backward(dy: Array, cache: Conv2dIm2colCache) -> tuple[Array, 
     """
     O, C, KH, KW = cache.w.shape
     dy_matrix = dy.transpose(0, 2, 3, 1).reshape(-1, O)  # (N*OH*OW, O)
-    db = dy_matrix.sum(axis=0) if cache.has_bias else None
-    dw = (dy_matrix.T @ cache.cols).reshape(O, C, KH, KW)
+    db = dy_matrix.sum(axis=0) if cache.has_bias else None  # (O,)
+    dw = (dy_matrix.T @ cache.cols).reshape(O, C, KH, KW)  # (O, C, KH, KW)
     dcols = dy_matrix @ cache.w.reshape(O, -1)  # (N*OH*OW, C*KH*KW)
-    dx = col2im(dcols, cache.x_shape, (KH, KW), **cache.options)
+    dx = col2im(dcols, cache.x_shape, (KH, KW), **cache.options)  # (N, C, H, W)
     return dx, dw, db
 
 

@@ -127,8 +127,14 @@ def max_pool2d_forward(
     size = pool_size(x, "max_pool2d", kernel_size, stride, padding, dilation, ceil_mode)
     H, W, KH, KW, SH, SW, PH, PW, DH, DW, OH, OW = size
     N, C = x.shape[:2]
+    # Split the columns of x by what a stride skips: x_phases[p] has the columns p, p + SW, p + 2 SW and so on, and the
+    # pixels that neighbouring windows meet at one place are neighbours in it.
     x_phases = column_phases(xp, x.transpose(1, 2, 3, 0), SW)  # (C, H, W/SW, N) each
+    # Start from -infinity: any pixel is larger, and padding never wins. The axes are (C, OH, OW, N), images last.
     y = xp.full((C, OH, OW, N), -xp.inf, x.dtype)
+    # Walk over the places of the window, kh and kw: at each, all windows at once keep the larger of what they had and
+    # the pixel that they meet there. overlap says which windows meet a pixel, not the padding, and which pixels these
+    # are.
     for kh in range(KH):
         oh, h = overlap(kh, H, OH, SH, PH, DH)
         for kw in range(KW):
@@ -137,6 +143,7 @@ def max_pool2d_forward(
             pixel = x_phases[w.start % SW][:, h, j : j + ow.stop - ow.start]
             best = y[:, oh, ow]
             xp.maximum(best, pixel, out=best)
+    # Put the images first again.
     y = y.transpose(3, 0, 1, 2)  # (N, C, OH, OW)
     return y, MaxPool2dCache(x, y, size)
 
@@ -154,8 +161,14 @@ def max_pool2d_backward(dy: Array, cache: MaxPool2dCache) -> Array:
     xp = array_module(dy)
     H, W, KH, KW, SH, SW, PH, PW, DH, DW, OH, OW = cache.size
     N, C = cache.x.shape[:2]
+    # Make room for the result, with the images last as in the forward: every entry is written below.
     dx = xp.empty((C, H, W, N), dy.dtype)
+    # Take so many channels at a time that they fit into the processor's cache: only speed depends on this number.
     channels = max(1, BLOCK // (H * W * N * dy.itemsize))
+    # Walk over the places of the window as the forward does, for one block of channels after the other. A window waits
+    # until it meets a pixel that is not smaller than its maximum: that pixel gets its dy, and the window waits no more,
+    # so that of several equal pixels only the first gets it. The gradients are collected in arrays like x_phases, with
+    # the columns of dx split by the stride, and are put in order at the end.
     for start in range(0, C, channels):
         block = slice(start, start + channels)
         x_phases = column_phases(xp, cache.x.transpose(1, 2, 3, 0)[block], SW)  # (c, H, W/SW, N) each
@@ -256,7 +269,7 @@ def global_avg_pool_backward(dy: Array, cache: GlobalAvgPoolCache) -> Array:
     xp = array_module(dy)
     N, C, H, W = cache.x_shape
     dx = xp.empty((C, H, W, N), dy.dtype)
-    dx[...] = (dy / (H * W)).transpose(1, 2, 3, 0)
+    dx[...] = (dy / (H * W)).transpose(1, 2, 3, 0)  # (C, H, W, N)
     return dx.transpose(3, 0, 1, 2)
 
 

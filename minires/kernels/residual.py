@@ -61,7 +61,7 @@ def shortcut_a_forward(x: Array, *, out_channels: int, stride=1) -> tuple[Array,
     before = (out_channels - C) // 2
     kept = x.transpose(1, 2, 3, 0)[:, ::SH, ::SW]  # (C, OH, OW, N)
     y = xp.zeros((out_channels, *kept.shape[1:]), x.dtype)
-    y[before : before + C] = kept
+    y[before : before + C] = kept  # (O, OH, OW, N)
     return y.transpose(3, 0, 1, 2), ShortcutACache(x.shape, (SH, SW), before)
 
 
@@ -77,5 +77,5 @@ def shortcut_a_backward(dy: Array, cache: ShortcutACache) -> Array:
     N, C, H, W = cache.x_shape
     SH, SW = cache.stride
     dx = xp.zeros((C, H, W, N), dy.dtype)
-    dx[:, ::SH, ::SW] = dy.transpose(1, 2, 3, 0)[cache.before : cache.before + C]
+    dx[:, ::SH, ::SW] = dy.transpose(1, 2, 3, 0)[cache.before : cache.before + C]  # (C, H, W, N)
     return dx.transpose(3, 0, 1, 2)
