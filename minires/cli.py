@@ -9,6 +9,7 @@ import sys
 from dataclasses import fields
 
 import minires
+from minires.exercises import command as exercise_command
 
 HELP = """\
 Residual networks from scratch, with every gradient written by hand.
@@ -26,6 +27,9 @@ commands and examples:
               minires eval --model resnet20 --weights runs/resnet20-digits/last.safetensors --data digits
   bench     how fast: MiniRes beside PyTorch, where that is installed, on the same work
               minires bench
+  exercise  write the kernels yourself, and be told what is wrong
+              minires exercise list
+              minires exercise start batch_norm_backward
 """
 
 TRAIN = """\
@@ -139,6 +143,7 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=int, default=1, help="of either side (default: 1)")
     bench.add_argument("--only", metavar="TEXT", default="", help="only the rows whose names contain this text")
     bench.add_argument("--json", action="store_true", help="print JSON")
+    exercise_command.add_options(command("exercise", exercise_command.DESCRIPTION, exercise_command.EXAMPLES))
     return parser
 
 
@@ -282,11 +287,21 @@ def bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"train": train, "summary": summary, "predict": predict, "eval": evaluate, "bench": bench}
+COMMANDS = {
+    "train": train,
+    "summary": summary,
+    "predict": predict,
+    "eval": evaluate,
+    "bench": bench,
+    "exercise": exercise_command.run,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """What the ``minires`` command runs; returns the exit status: 2 for an argument that cannot work."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of ASCII is no reason to stop
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None:

@@ -51,6 +51,15 @@ def test_the_training_loop_learns_and_saves(tmp_path):
     assert int(result.stdout.strip().rstrip("%")) >= 85 and (tmp_path / "resnet8.safetensors").exists()
 
 
+def test_the_gradient_check_says_what_it_says(tmp_path):
+    code = next(code for code in blocks("python") if "check_kernel" in code)
+    result = python(code, tmp_path)
+    assert result.returncode == 0, result.stderr
+    promised = next(text for text in blocks("") if "kernel-flipped" in text)
+    tiny = r"\d+e-\d\d"  # the last digits differ between machines
+    assert re.sub(tiny, "#", result.stdout.strip()) == re.sub(tiny, "#", promised.strip())
+
+
 def test_the_names_of_the_networks_are_all_there():
     import minires
 
@@ -72,7 +81,8 @@ def test_the_other_commands_parse():
 def test_the_debugger_session_is_real(tmp_path):
     session = next(text for text in blocks("") if "(Pdb)" in text).splitlines()
     commands = [line.removeprefix("(Pdb) ") for line in session if line.startswith("(Pdb) ")]
-    result = python(blocks("python")[2], tmp_path, "-m", "pdb", text="\n".join([*commands, "quit", ""]))
+    code = next(code for code in blocks("python") if "y.sum().backward()" in code)
+    result = python(code, tmp_path, "-m", "pdb", text="\n".join([*commands, "quit", ""]))
     printed = [line.removeprefix("(Pdb) ") for line in result.stdout.splitlines()]
     position = 0
     for line in session:

@@ -92,6 +92,7 @@ def test_kernels_can_be_stepped_through(path):
 FLOORS = [
     {"backend", "names", "errors"},
     {"kernels"},
+    {"gradcheck"},
     {"values", "graph", "random"},
     {"methods"},
     {"tensor"},
@@ -101,7 +102,7 @@ FLOORS = [
     {"nn", "optim", "data", "checkpoint"},
     {"models", "tracing"},
     {"plots", "summary", "prediction", "fusion"},
-    {"training", "bench"},
+    {"training", "bench", "exercises"},
     {"cli"},
 ]
 
