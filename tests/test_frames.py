@@ -12,6 +12,16 @@ from minires import Tensor
 PACKAGE = os.path.dirname(minires.__file__)
 
 
+def run_watched(function, watch):
+    """Run function with watch as the profiler, and put back the one that was there."""
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+
+
 def deepest(function):
     """The longest chain of MiniRes frames while function runs, as a list of names."""
     chain, longest = [], []
@@ -27,12 +37,7 @@ def deepest(function):
         elif event == "return":
             chain.pop()
 
-    before = sys.getprofile()
-    sys.setprofile(watch)
-    try:
-        function()
-    finally:
-        sys.setprofile(before)
+    run_watched(function, watch)
     return longest
 
 
@@ -46,12 +51,7 @@ def called_from(name, function):
                 frame = frame.f_back
                 chain.insert(0, frame.f_code.co_name)
 
-    before = sys.getprofile()
-    sys.setprofile(watch)
-    try:
-        function()
-    finally:
-        sys.setprofile(before)
+    run_watched(function, watch)
     return chain
 
 
@@ -95,9 +95,5 @@ def test_backward_reaches_the_kernel_in_two_frames():
         if event == "call" and frame.f_code.co_name == "conv2d_backward":
             seen.append(frame.f_back.f_code.co_name)
 
-    sys.setprofile(watch)
-    try:
-        y.backward()
-    finally:
-        sys.setprofile(None)
+    run_watched(y.backward, watch)
     assert seen == ["backward"]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from minires.backend import Array
-from minires.kernels.shapes import pair, window_output_size
+from minires.gradcheck.definitions import window_sizes
+from minires.kernels.shapes import pair
 
 
 def add(a: Array, b: Array) -> Array:
@@ -49,19 +50,6 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
         for c in range(rows.shape[-1]):
             y[(*i, c)] = rows[(*i, c)] - largest - math.log(total)
     return np.moveaxis(y, -1, axis)
-
-
-def window_sizes(
-    x_shape: tuple[int, ...], kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool = False
-) -> tuple[int, ...]:
-    """KH, KW, SH, SW, PH, PW, DH, DW, OH, OW of windows over images of this shape."""
-    KH, KW = pair(kernel_size, "windows", "kernel_size", 1)
-    SH, SW = pair(kernel_size if stride is None else stride, "windows", "stride", 1)
-    PH, PW = pair(padding, "windows", "padding", 0)
-    DH, DW = pair(dilation, "windows", "dilation", 1)
-    OH = window_output_size(x_shape[2], KH, SH, PH, DH, ceil_mode)
-    OW = window_output_size(x_shape[3], KW, SW, PW, DW, ceil_mode)
-    return KH, KW, SH, SW, PH, PW, DH, DW, OH, OW
 
 
 def im2col(x: Array, kernel_size: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1) -> Array:

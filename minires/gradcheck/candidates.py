@@ -34,7 +34,7 @@ class Move(NamedTuple):
 
 
 class Match(NamedTuple):
-    """Candidates that reproduce the student's gradient: their place in the lists, and how well."""
+    """The mistakes that reproduce the student's gradient, and how well they do."""
 
     causes: list[tuple[str, str]]  # each code with its evidence
     residual: float
@@ -162,9 +162,9 @@ def search(
                 order = (len(codes), bool(scale), place, int(k))
                 found.append((*order, float(left[k]), codes, (candidates[k], move, evidence)))
     found.sort(key=rank)
+    moves2 = moves(g2, shape, kind) if found else []
     for _, _, place, k, left_k, codes, (candidate, move, evidence) in found[:20]:
-        again = moves(g2, shape, kind)[place]
-        _, left2 = fits(again.gradient, candidates2[k].gradient.reshape(1, -1))
+        _, left2 = fits(moves2[place].gradient, candidates2[k].gradient.reshape(1, -1))
         if left2[0] < FIT:
             causes = {code: candidate.evidence for code in candidate.codes}
             causes.update({code: move.evidence for code in move.codes})

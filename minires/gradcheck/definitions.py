@@ -33,6 +33,19 @@ def relu_loops(x) -> np.ndarray:
     return y
 
 
+def window_sizes(
+    x_shape: tuple[int, ...], kernel_size, stride, padding, dilation, ceil_mode: bool = False
+) -> tuple[int, ...]:
+    """KH, KW, SH, SW, PH, PW, DH, DW, OH, OW of windows over images of this shape."""
+    KH, KW = pair(kernel_size, "windows", "kernel_size", 1)
+    SH, SW = pair(kernel_size if stride is None else stride, "windows", "stride", 1)
+    PH, PW = pair(padding, "windows", "padding", 0)
+    DH, DW = pair(dilation, "windows", "dilation", 1)
+    OH = window_output_size(x_shape[2], KH, SH, PH, DH, ceil_mode)
+    OW = window_output_size(x_shape[3], KW, SW, PW, DW, ceil_mode)
+    return KH, KW, SH, SW, PH, PW, DH, DW, OH, OW
+
+
 def windows(
     x, kernel_size, stride, padding, dilation=1, ceil_mode=False
 ) -> tuple[tuple[int, ...], int, list[tuple[tuple[int, ...], list[float]]]]:
@@ -41,13 +54,8 @@ def windows(
     Returns: the output's shape; the cells of a window; and for each output its index (n, c, oh, ow) and those pixels of
     its window that lie inside x.
     """
-    KH, KW = pair(kernel_size, "pool", "kernel_size", 1)
-    SH, SW = (KH, KW) if stride is None else pair(stride, "pool", "stride", 1)
-    PH, PW = pair(padding, "pool", "padding", 0)
-    DH, DW = pair(dilation, "pool", "dilation", 1)
     N, C, H, W = x.shape
-    OH = window_output_size(H, KH, SH, PH, DH, ceil_mode)
-    OW = window_output_size(W, KW, SW, PW, DW, ceil_mode)
+    KH, KW, SH, SW, PH, PW, DH, DW, OH, OW = window_sizes(x.shape, kernel_size, stride, padding, dilation, ceil_mode)
     found = []
     for n, c, oh, ow in np.ndindex(N, C, OH, OW):
         pixels = []

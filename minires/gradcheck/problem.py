@@ -19,7 +19,6 @@ class Problem(NamedTuple):
     names: tuple[str, ...]  # of the inputs
     y: np.ndarray
     jacobian: Callable[[int], Jacobian]  # of the input at this place
-    right_backward: Callable[[np.ndarray], tuple] | None  # of the kind: dy -> gradients
 
 
 def sizes_of(problem: Problem) -> dict[str, set[float]]:
