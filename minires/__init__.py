@@ -6,7 +6,7 @@ functional   the kernels bound to the graph, under PyTorch's names
 nn, optim, models, data, training        layers, updates, ResNets, images, whole runs
 """
 
-from minires import data, functional, kernels, models, nn, optim
+from minires import cuda, data, functional, kernels, models, nn, optim
 from minires.backend import cuda_problem
 from minires.checkpoint import load, save
 from minires.creation import arange, from_numpy, full, ones, rand, randn, tensor, zeros
@@ -29,6 +29,7 @@ __all__ = [
     "arange",
     "cat",
     "create_model",
+    "cuda",
     "cuda_problem",
     "data",
     "enable_grad",

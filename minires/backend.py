@@ -6,7 +6,11 @@ only when a device is asked for, so that a machine without a GPU never pays for 
 
 from __future__ import annotations
 
+import functools
+import importlib
 import sys
+import warnings
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -24,7 +28,7 @@ def array_module(x: Array) -> ModuleType:
     if isinstance(x, (np.ndarray, np.generic)):
         return np
     cupy = sys.modules.get("cupy")
-    if cupy is not None and isinstance(x, cupy.ndarray):
+    if cupy is not None and isinstance(x, getattr(cupy, "ndarray", ())):
         return cupy
     raise TypeError(f"expected a NumPy or CuPy array, got {type(x).__name__}")
 
@@ -37,15 +41,42 @@ def device_of(x: Array) -> str:
 def cuda_problem() -> str | None:
     """Why ``"cuda"`` cannot be used here, in one sentence; None where it can."""
     try:
-        import cupy
+        if "cupy" not in sys.modules:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # CuPy's own remarks about what it misses: the sentence says it
+                importlib.import_module("cupy")
+        return problem_of(importlib.import_module("cupy"))
+    except ImportError as error:
+        if error.name == "cupy":
+            return "CuPy is not installed: pip install 'cupy-cuda12x[ctk]' (or 'cupy-cuda13x[ctk]' for CUDA 13)"
+        return f"CuPy is installed and cannot be imported ({first_line(error)}): install it anew"
+    except Exception as error:  # a broken installation may raise anything on the way
+        return f"CuPy is installed and does not work here ({first_line(error)}): install it anew"
 
-        if cupy.cuda.is_available():
+
+@functools.cache
+def problem_of(cupy: ModuleType) -> str | None:
+    """What keeps CuPy from working, found out once by a small product: an import alone says nothing.
+
+    Source: ``import cupy`` works without a driver, and a matrix product needs the CUDA toolkit's libraries.
+    """
+    try:
+        if not cupy.cuda.is_available():
+            return "CuPy is installed and finds no GPU: check the driver with nvidia-smi"
+        ones = cupy.ones((2, 2), "float32")
+        if float((ones @ ones).sum()) == 8:
             return None
-    except ImportError:
-        return "CuPy is not installed: pip install 'cupy-cuda12x[ctk]' (or 'cupy-cuda13x[ctk]' for CUDA 13)"
-    except Exception as error:  # a broken driver or toolkit may raise anything on the way
-        return f"CuPy is installed and does not work here ({type(error).__name__}: {error})"
-    return "CuPy is installed and finds no GPU: check the driver with nvidia-smi"
+        return "CuPy is installed and computes wrong numbers here: check the GPU with nvidia-smi"
+    except ImportError as error:
+        return f"CuPy is installed without the CUDA toolkit ({first_line(error)}): pip install 'cupy-cuda12x[ctk]'"
+    except Exception as error:
+        return f"CuPy is installed and does not work here ({first_line(error)}): check the driver with nvidia-smi"
+
+
+def first_line(error: Exception) -> str:
+    """An exception in one line: its class and the beginning of its message."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 def check_device(device: str) -> str:
@@ -68,11 +99,42 @@ def to_device(x: Array, device: str) -> Array:
     device = check_device(device)
     if device_of(x) == device:
         return x
-    import cupy
-
-    return cupy.asnumpy(x) if device == "cpu" else cupy.asarray(x)
+    return to_numpy(x) if device == "cpu" else importlib.import_module("cupy").asarray(x)
 
 
 def to_numpy(x: Array) -> np.ndarray:
-    """``x`` as a NumPy array: itself on the CPU, a copy from the GPU."""
+    """``x`` as a NumPy array: itself on the CPU, a copy from the GPU, where this waits for all work before it."""
     return np.asarray(x) if array_module(x) is np else x.get()
+
+
+# ---- What differs between the two, by what it means: a kernel asks for this, and never for the library's name ------
+
+
+def values_are_at_hand(xp: ModuleType) -> bool:
+    """Whether Python may look at a value at once: on a GPU it would wait for all the work before it."""
+    return xp is np
+
+
+def blocks_pay(xp: ModuleType) -> bool:
+    """Whether work is to be cut into blocks that fit a processor's cache.
+
+    On a GPU each block would cost another round of kernel launches.
+    """
+    return xp is np
+
+
+def one_launch(function: Callable, x: Array) -> Callable:
+    """A chain of element-wise steps as one pass: ``function`` itself for a NumPy ``x``.
+
+    For a CuPy ``x`` the same lines compiled into one GPU kernel. The function works on arrays in place, has no branches
+    and returns nothing.
+    Source: cupy.fuse.
+    """
+    xp = array_module(x)
+    return function if xp is np else fused(function, xp)
+
+
+@functools.cache
+def fused(function: Callable, cupy: ModuleType) -> Callable:
+    """cupy.fuse(function), compiled once a function."""
+    return cupy.fuse(function)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minires import kernels, random
+from minires.backend import Array, one_launch
 from minires.graph import is_grad_enabled
 from minires.tensor import (
     Tensor,
@@ -90,10 +91,15 @@ def batch_norm(
     y, cache = kernels.batch_norm_forward(input.array, gamma, beta, eps=eps)
     M = cache.x_hat.shape[1]
     if running_mean is not None:
-        running_mean.array += momentum * (cache.mean - running_mean.array)
+        one_launch(move_towards, cache.mean)(running_mean.array, cache.mean, momentum, 1.0)
     if running_var is not None:
-        running_var.array += momentum * (cache.var * (M / (M - 1)) - running_var.array)
+        one_launch(move_towards, cache.var)(running_var.array, cache.var, momentum, M / (M - 1))
     return record(y, cache, kernels.batch_norm_backward, (input, weight, bias))
+
+
+def move_towards(running: Array, batch: Array, momentum: float, factor: float) -> None:
+    """A running statistic a step towards factor * the batch's, in place."""
+    running += momentum * (factor * batch - running)
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:

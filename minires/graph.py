@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from minires.backend import Array
+from minires.backend import Array, array_module
 
 if TYPE_CHECKING:
     import weakref
@@ -173,9 +173,15 @@ def pass_on(node: Node, grads: Any, leaves: dict[int, tuple[Tensor, Array]]) -> 
             raise RuntimeError(f"{node.operation}_backward gave gradient {i} of shape {came}, expected {parent.shape}")
         # Never in place: the first gradient may be another parent's too.
         if not isinstance(parent, Node):
-            leaves[id(parent)] = (parent, leaves[id(parent)][1] + grad if id(parent) in leaves else grad)
+            leaves[id(parent)] = (parent, add(leaves[id(parent)][1], grad) if id(parent) in leaves else grad)
         else:
-            parent.grad = grad if parent.grad is None else parent.grad + grad
+            parent.grad = grad if parent.grad is None else add(parent.grad, grad)
+
+
+def add(a: Array, b: Array) -> Array:
+    """a + b in a new array that lies in memory as ``a`` does: CuPy's own ``+`` would lay it out in row-major order."""
+    xp = array_module(a)
+    return xp.add(a, b, out=xp.empty_like(a))
 
 
 def free(node: Node) -> None:
@@ -191,3 +197,13 @@ def add_note(error: Exception, note: str) -> None:
         error.add_note(note)
     elif error.args and isinstance(error.args[0], str):
         error.args = (f"{error.args[0]}\n{note}", *error.args[1:])
+
+
+def name_of(forward: Callable) -> str:
+    """The operation's name, as ``conv2d``, from its kernel's."""
+    return forward.__name__.removesuffix("_forward")
+
+
+def one_device(operation: str, came: str) -> str:
+    """What is said about tensors that do not lie together."""
+    return f'{operation}: all tensors must be on one device, got {came}: move one with .to("cuda") or .to("cpu")'

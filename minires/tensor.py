@@ -16,7 +16,7 @@ import numpy as np
 
 from minires import kernels
 from minires.backend import Array, array_module, check_device, device_of, to_numpy
-from minires.graph import PACKAGE, Node, add_note, free, mode, pass_on, topological_order
+from minires.graph import PACKAGE, Node, add_note, free, mode, name_of, one_device, pass_on, topological_order
 from minires.methods import Methods
 from minires.values import common_dtype, dtype_beside, float32, index_arrays, make_array
 
@@ -79,15 +79,10 @@ def record(y: Array, cache: Any, backward: Callable, inputs: tuple[Tensor | None
 def check_devices(forward: Callable, inputs: tuple[Tensor, ...]) -> None:
     """Errors: ValueError for an operation whose inputs lie on two devices."""
     if len({x.device for x in inputs}) > 1:
-        named = ", ".join([f"{x.device} {x.shape}" for x in inputs])
-        raise ValueError(
-            f'{name_of(forward)}: all tensors must be on one device, got {named}: move them with .to("cuda")'
-        )
-
-
-def name_of(forward: Callable) -> str:
-    """The operation's name, as ``conv2d``, from its kernel's."""
-    return forward.__name__.removesuffix("_forward")
+        names = list(forward.__code__.co_varnames[: forward.__code__.co_argcount])  # the kernel's: x, w, b
+        names += [f"tensor {i}" for i in range(len(names), len(inputs))]
+        came = [f"{name} {x.shape} on {x.device}" for name, x in zip(names, inputs, strict=False)]
+        raise ValueError(one_device(name_of(forward), ", ".join(came)))
 
 
 def require_tensors(operation: str, *inputs: Any) -> None:
@@ -127,10 +122,22 @@ def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
         a = operand_beside(a, b)
     elif not isinstance(b, Tensor):
         b = operand_beside(b, a)
+    if type(a.array) is not type(b.array):
+        a, b = on_one_device(a, b)
     if a.array.dtype == b.array.dtype:
         return a, b
     dtype = common_dtype(a.array, b.array)
     return a.to(dtype), b.to(dtype)
+
+
+def on_one_device(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Operands on one device: a single value (0-d) on the CPU follows the other, as in PyTorch. Errors: ValueError."""
+    if a.ndim == 0 and a.device == "cpu":
+        return a.to(b.device), b
+    if b.ndim == 0 and b.device == "cpu":
+        return a, b.to(a.device)
+    operation = sys._getframe(2).f_code.co_name.strip("_")  # of operands' caller: add for __add__
+    raise ValueError(one_device(operation, f"{a.shape} on {a.device} and {b.shape} on {b.device}"))
 
 
 def operand_beside(value: Any, tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ words, separated by |, must be in the message. Codes in brackets are the diagnos
 """
 
 DB = "unbroadcast(dy_matrix, (out_features,))"
-THROUGH_VARIANCE = ("dx = x_hat * (-dgamma / M)[:, None]", "dx = 0 * x_hat")
+THROUGH_VARIANCE = ("dx = x_hat * (dgamma / -M)[:, None]", "dx = 0 * x_hat")
 THROUGH_MEAN = ("dx -= (dbeta / M)[:, None]", "pass")
 
 #: Max pooling's source changes with its speed, so its mistakes are wrapped around whatever it is.
@@ -44,7 +44,7 @@ MISTAKES = {
         ([("dlogits *= (dy * cache.weight)[:, None]", "dlogits *= dy")], "gradient", "[scale-by-N]"),
         ([("losses = -chosen", "losses = chosen")], "forward", "y: expected"),
         ([("shifted = x - x.max(axis=axis, keepdims=True)", "shifted = x")], "forward", "y: expected"),
-        ([("xp.where(counted, labels, 0)", "labels")], "forward", "IndexError"),
+        ([("xp.where(counted & ~wrong, labels, 0)", "labels")], "forward", "IndexError"),
     ],
     "im2col": [
         ([("+= windows[:, :, kh, kw]", "= windows[:, :, kh, kw]")], "gradient", "[col2im-overlap]"),
@@ -104,9 +104,9 @@ MISTAKES = {
     "batch_norm_forward": [
         ([("[:, 0, 0] / M", "[:, 0, 0] / (M - 1)")], "forward", "`var`"),
         ([("1 / xp.sqrt(var + eps)", "1 / (xp.sqrt(var) + eps)")], "forward", "`inv_std`"),
-        ([("rows.sum(axis=1) / M", "rows.sum(axis=1) / x.shape[0]")], "forward", "`mean`"),
+        ([("rows.mean(axis=1)", "rows.sum(axis=1) / x.shape[0]")], "forward", "`mean`"),
         ([("beta is not None, mean, var)", "beta is not None, var, mean)")], "intermediates", "cache.mean: expected"),
-        ([("rows.sum(axis=1) / M", "rows.sum(axis=1) / np.float64(M)")], "invariants", "must be float32"),
+        ([("rows.mean(axis=1)", "rows.sum(axis=1) / np.float64(M)")], "invariants", "must be float32"),
     ],
     "batch_norm_backward": [
         ([THROUGH_VARIANCE, THROUGH_MEAN], "gradient", "[bn-stats-constant]"),

@@ -10,12 +10,19 @@ from hypothesis import strategies as st
 from minires.kernels import convolution
 from minires.kernels.convolution import conv2d_backward, conv2d_forward, conv2d_loops, conv2d_plan, conv2d_size
 
+
+def never(xp):
+    return False
+
+
 NEVER = {"ROW_PIXELS": 10**9}
 ALWAYS = {"ROW_PIXELS": 1, "ROW_WEIGHTS": 10**9}
 WAYS = {
     "by pixels, whole": {**NEVER, "PIXEL_COLUMNS": 10**9},
     "by pixels, one output row a block": {**NEVER, "PIXEL_COLUMNS": 1},
     "by pixels, some output rows a block": {**NEVER, "PIXEL_COLUMNS": 40},
+    "by pixels, as on a GPU": {"blocks_pay": never},
+    "by pixels, as on a GPU with little memory": {"blocks_pay": never, "WHOLE": 1},
     "by rows, whole": {**ALWAYS, "SMALL_PRODUCT": 0, "COLUMNS": 10**9, "ROW_BLOCK": 10**9},
     "by rows, some rows a block": {**ALWAYS, "SMALL_PRODUCT": 0, "COLUMNS": 10**9, "ROW_BLOCK": 1},
     "by rows, parts of a row": {**ALWAYS, "FEW": 1, "SMALL_PRODUCT": 0, "COLUMNS": 8, "ROW_BLOCK": 10**9},

@@ -6,8 +6,9 @@ import types
 import numpy as np
 import pytest
 
+import minires
 import minires.functional as F
-from minires import Tensor, backend, kernels, nn
+from minires import Tensor, kernels, nn
 
 X = np.zeros((2, 4, 5, 6))
 W = np.zeros((6, 4, 3, 3))
@@ -140,19 +141,54 @@ def test_cuda_without_cupy_is_refused_in_one_sentence(monkeypatch):
             call()
 
 
-def test_cuda_without_a_driver_is_refused(monkeypatch):
+def fake_cupy(is_available=lambda: True, ones=None):
     fake = types.ModuleType("cupy")
     fake.ndarray = type("ndarray", (), {})
-    fake.cuda = types.SimpleNamespace(is_available=lambda: False)
+    fake.cuda = types.SimpleNamespace(is_available=is_available)
+    fake.ones = ones
+    return fake
+
+
+def fails(error):
+    def function(*args):
+        raise error
+
+    return function
+
+
+class NoToolkit:
+    def __matmul__(self, other):
+        raise ImportError("libcublas.so.12: cannot open shared object file")
+
+
+@pytest.mark.parametrize(
+    "fake, sentence",
+    [
+        (fake_cupy(lambda: False), "finds no GPU: check the driver"),
+        (fake_cupy(fails(OSError("libcuda.so.1 is broken"))), "does not work here .*libcuda.so.1 is broken"),
+        (fake_cupy(ones=fails(MemoryError("cudaErrorMemoryAllocation"))), "MemoryError: cudaErrorMemoryAllocation"),
+        (fake_cupy(ones=lambda *a: NoToolkit()), r"without the CUDA toolkit .*libcublas.*cupy-cuda12x\[ctk\]"),
+        (fake_cupy(ones=lambda *a: np.zeros((2, 2))), "computes wrong numbers"),
+        (types.ModuleType("cupy"), "does not work here .*AttributeError"),
+    ],
+)
+def test_a_cupy_that_cannot_be_used_is_refused_in_one_sentence(fake, sentence, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    with pytest.raises(RuntimeError, match="finds no GPU"):
-        Tensor([1.0]).cuda()
+    assert not minires.cuda.is_available() and minires.cuda.device_count() == 0
+    for call in (Tensor([1.0]).cuda, nn.ReLU().cuda, lambda: minires.zeros(2, device="cuda")):
+        with pytest.raises(RuntimeError, match=f'device "cuda" is not available: .*{sentence}') as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert (Tensor([1.0, 2.0]) * 2).tolist() == [2, 4]  # and nothing else notices
 
-    def broken():
-        raise OSError("libcuda.so.1 is broken")
 
-    fake.cuda.is_available = broken
-    assert "libcuda.so.1 is broken" in backend.cuda_problem()
+def test_a_cupy_that_cannot_be_imported(monkeypatch, tmp_path):
+    (tmp_path / "cupy.py").write_text("raise OSError('libnvrtc is of another version\\nsecond line')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    assert not minires.cuda.is_available()
+    problem = minires.cuda_problem()
+    assert "does not work here (OSError: libnvrtc is of another version)" in problem
 
 
 def test_mixing_devices_names_both(monkeypatch):
@@ -167,6 +203,8 @@ def test_mixing_devices_names_both(monkeypatch):
     there = tensor(4)
     there.array = DeviceArray()
     for call in (lambda: tensor(2, 4) + there, lambda: F.linear(tensor(2, 4), there), lambda: there * tensor(4)):
-        with pytest.raises(ValueError, match=r"must be on one device, got c\w+ \(\d.*cuda") as caught:
+        with pytest.raises(
+            ValueError, match=r"^(add|linear|mul): all tensors must be on one device, got .* on cuda"
+        ) as caught:
             call()
-        assert "cpu" in str(caught.value)
+        assert "on cpu" in str(caught.value)

@@ -28,7 +28,7 @@ def relu_forward(x: Array, *, inplace: bool = False) -> tuple[Array, ReLUCache]:
     Source: Nair & Hinton 2010; torch.nn.functional.relu.
     """
     xp = array_module(x)
-    y = xp.maximum(x, 0, out=x if inplace else None)
+    y = xp.maximum(x, 0, out=x if inplace else xp.empty_like(x))  # empty_like: in x's memory order, on CuPy too
     return y, ReLUCache(y)
 
 

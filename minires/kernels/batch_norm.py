@@ -97,7 +97,7 @@ def batch_norm_forward(
     M = rows.shape[1]
     if M == 1:
         raise ValueError(f"batch_norm: training needs more than one value a channel, got x of shape {x.shape}")
-    mean = rows.sum(axis=1) / M  # (C,)
+    mean = rows.mean(axis=1)  # (C,)
     centred = rows - mean[:, None]  # (C, M)
     var = xp.matmul(centred[:, None, :], centred[:, :, None])[:, 0, 0] / M  # (C,): centred . centred, a channel
     inv_std = 1 / xp.sqrt(var + eps)  # (C,)
@@ -122,7 +122,7 @@ def batch_norm_backward(dy: Array, cache: BatchNormCache) -> tuple[Array, Array 
     dbeta = dy_rows.sum(axis=1)  # (C,)
     dgamma = xp.matmul(dy_rows[:, None, :], x_hat[:, :, None])[:, 0, 0]  # (C,): dy . x_hat, a channel
     # Through the variance: what of dy lies along x_hat would only stretch the batch, which is normalised away.
-    dx = x_hat * (-dgamma / M)[:, None]
+    dx = x_hat * (dgamma / -M)[:, None]
     # The direct way.
     dx += dy_rows
     # Through the mean: what all of dy has in common would only move the batch.

@@ -15,7 +15,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import NamedTuple
 
-from minires.backend import Array, array_module
+from minires.backend import Array, array_module, blocks_pay
 from minires.kernels.shapes import Conv2dSize, check_images, conv2d_size, pair, window_output_size
 
 # ---- 1. The definition ------------------------------------------------------------------------------------------
@@ -173,6 +173,8 @@ SMALL_PRODUCT, FEW = 1_000_000, 48
 COLUMNS, PIXEL_COLUMNS = 512, 1024
 #: Bytes of the shifted copies of one block: what stays in a core's cache.
 ROW_BLOCK = 1 << 20
+#: Bytes of the columns where blocks do not pay, on a GPU: by pixels, all of the output in one product if memory allows.
+WHOLE = 1 << 30
 
 
 class Conv2dCache(NamedTuple):
@@ -200,18 +202,19 @@ class Plan(NamedTuple):
     blocks: list[Block]
 
 
-def conv2d_plan(size: Conv2dSize, itemsize: int) -> Plan:
+def conv2d_plan(size: Conv2dSize, itemsize: int, in_blocks: bool = True) -> Plan:
     """Choose by rows or by pixels, and cut the output into blocks.
 
     Shapes: none.
     Formula: as many columns and rows as the limits above allow; ows divides OW. Where a block has some of the images
         only, ows is 1: so (ow, n) is one axis in memory. By pixels a block is at least one row of all images.
+        in_blocks=False (a GPU) has as few blocks as memory allows.
     Errors: none of its own.
     Source: measured. The limits change the speed, never the result.
     """
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
     weights = O // G * (C // G) * KH * KW
-    by_rows = KH > 1 and DH == 1 and OW * N >= ROW_PIXELS and weights <= ROW_WEIGHTS
+    by_rows = in_blocks and KH > 1 and DH == 1 and OW * N >= ROW_PIXELS and weights <= ROW_WEIGHTS
     if by_rows:
         columns = SMALL_PRODUCT // weights if SMALL_PRODUCT // weights >= FEW else COLUMNS
         images = min(N, columns)
@@ -224,7 +227,8 @@ def conv2d_plan(size: Conv2dSize, itemsize: int) -> Plan:
         rows = max(4, ROW_BLOCK // (C * KW * SH * OW * images * itemsize))
     else:
         images, ows = N, OW
-        rows = OH if KH == KW == 1 else max(1, PIXEL_COLUMNS // (OW * N))
+        columns = PIXEL_COLUMNS if in_blocks else WHOLE // (C * KH * KW * itemsize)
+        rows = OH if KH == KW == 1 else max(1, columns // (OW * N))
     blocks = []
     for oh in range(0, OH, rows):
         for n in range(0, N, images):
@@ -316,7 +320,7 @@ def conv2d_forward(
     xp = array_module(x)
     size = conv2d_size(x, w, b, stride, padding, dilation, groups)
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
-    by_rows, ows, blocks = conv2d_plan(size, x.itemsize)
+    by_rows, ows, blocks = conv2d_plan(size, x.itemsize, blocks_pay(xp))
     x_rows = xp.ascontiguousarray(x.transpose(1, 2, 3, 0))  # (C, H, W, N), no copy within a network
     w_rows = w.transpose(0, 2, 1, 3) if by_rows else w  # (O, KH, C/G, KW), the order of cols
     w_matrix = w_rows.reshape(G, 1, 1, O // G, -1)  # (G, 1, 1, O/G, K)
@@ -351,8 +355,9 @@ def conv2d_backward(dy: Array, cache: Conv2dCache) -> tuple[Array | None, Array,
     # With stride 1, dx is the convolution of dy with the flipped kernel. Its sizes: O, OH, OW stand where C, H, W
     # stood, and the other way round. (A padding beyond the kernel would mean cutting dy: the general way.)
     flipped = Conv2dSize(N, O, OH, OW, C, KH, KW, 1, 1, (KH - 1) * DH - PH, (KW - 1) * DW - PW, DH, DW, G, H, W)
-    plan = conv2d_plan(flipped, dy.itemsize)
-    if needs_dx and plan.by_rows and SH == SW == 1 and flipped.PH >= 0 and flipped.PW >= 0:
+    plan = conv2d_plan(flipped, dy.itemsize, blocks_pay(xp))
+    pays = plan.by_rows or (KH * KW > 1 and not blocks_pay(xp))  # by pixels in blocks, col2im is faster
+    if needs_dx and pays and SH == SW == 1 and flipped.PH >= 0 and flipped.PW >= 0:
         dx, dw = conv2d_flipped_gradients(dy_rows, x_rows, w, flipped, plan)
     else:
         dw = conv2d_weight_gradient(dy_rows, x_rows, size)
@@ -374,20 +379,28 @@ def conv2d_flipped_gradients(
     """
     xp = array_module(dy_rows)
     N, O, OH, OW, C, KH, KW, SH, SW, PH, PW, DH, DW, G, H, W = size  # the letters of the forward convolution again
-    w_flipped = w[:, :, ::-1, ::-1].reshape(G, O // G, C // G, KH, KW).transpose(0, 2, 3, 1, 4)
-    w_matrix = w_flipped.reshape(G, 1, 1, C // G, -1)  # (G, 1, 1, C/G, KH*O/G*KW)
+    w_flipped = w[:, :, ::-1, ::-1].reshape(G, O // G, C // G, KH, KW)
+    w_flipped = w_flipped.transpose((0, 2, 3, 1, 4) if plan.by_rows else (0, 2, 1, 3, 4))  # the order of cols
+    w_matrix = w_flipped.reshape(G, 1, 1, C // G, -1)  # (G, 1, 1, C/G, K), K = KH*O/G*KW
     dx = xp.empty((C, H, W, N), dy_rows.dtype)
-    dw = xp.zeros((G, KH * (O // G) * KW, C // G), dy_rows.dtype)
+    dw = None
     for block in plan.blocks:
         dy_block = padded_rows(xp, dy_rows, size, block)  # (O, h, w, n)
-        cols = im2col_by_rows(xp, dy_block, size, plan.ows)  # (G, Q, S, KH*O/G*KW, pixels)
+        if plan.by_rows:
+            cols = im2col_by_rows(xp, dy_block, size, plan.ows)  # (G, Q, S, K, pixels)
+        else:
+            cols = im2col_by_pixels(xp, dy_block, size)  # (G, Q, S, K, pixels), Q = S = 1
         xp.matmul(w_matrix, cols, out=block_matrices(dx, block, cols))
         x_block = block_matrices(x_rows, block, cols).swapaxes(3, 4)  # (G, Q, S, pixels, C/G)
-        if x_block.shape[3] * w.size <= G * SMALL_PRODUCT:
+        if plan.by_rows and x_block.shape[3] * w.size <= G * SMALL_PRODUCT:
             x_block = xp.ascontiguousarray(x_block)  # a small product is not packed, and reads a transpose slowly
-        dw += xp.matmul(cols, x_block).sum(axis=(1, 2))
-    dw = dw.reshape(G, KH, O // G, KW, C // G)[:, ::-1, :, ::-1].transpose(0, 2, 4, 1, 3)  # (G, O/G, C/G, KH, KW)
-    return dx.transpose(3, 0, 1, 2), xp.ascontiguousarray(dw).reshape(w.shape)
+        dw_block = xp.matmul(cols, x_block)  # (G, Q, S, K, C/G)
+        dw_block = dw_block.sum(axis=(1, 2)) if plan.by_rows else dw_block[:, 0, 0]  # (G, K, C/G)
+        dw = dw_block if dw is None else dw + dw_block
+    if plan.by_rows:
+        dw = dw.reshape(G, KH, O // G, KW, C // G).transpose(0, 2, 1, 3, 4)
+    dw = dw.reshape(G, O // G, KH, KW, C // G)[:, :, ::-1, ::-1].transpose(0, 1, 4, 2, 3)  # (G, O/G, C/G, KH, KW)
+    return dx.transpose(3, 0, 1, 2), dw.reshape(w.shape)
 
 
 def conv2d_weight_gradient(dy_rows: Array, x_rows: Array, size: Conv2dSize) -> Array:
@@ -400,22 +413,22 @@ def conv2d_weight_gradient(dy_rows: Array, x_rows: Array, size: Conv2dSize) -> A
     """
     xp = array_module(dy_rows)
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
-    by_rows, ows, blocks = conv2d_plan(size, dy_rows.itemsize)
-    K = C // G * KH * KW
-    dw = xp.zeros((G, K, O // G) if by_rows else (G, O // G, K), dy_rows.dtype)
+    by_rows, ows, blocks = conv2d_plan(size, dy_rows.itemsize, blocks_pay(xp))
+    dw = None
     for block in blocks:
         x_block = padded_rows(xp, x_rows, size, block)  # (C, h, w, n)
         if by_rows:
             cols = im2col_by_rows(xp, x_block, size, ows)  # (G, Q, S, K, pixels)
             dy_block = block_matrices(dy_rows, block, cols)  # (G, Q, S, O/G, pixels)
-            dw += xp.matmul(cols, dy_block.swapaxes(3, 4)).sum(axis=(1, 2))
+            dw_block = xp.matmul(cols, dy_block.swapaxes(3, 4)).sum(axis=(1, 2))  # (G, K, O/G)
         else:
             cols = im2col_by_pixels(xp, x_block, size)
             dy_block = block_matrices(dy_rows, block, cols)
-            dw += xp.matmul(dy_block, cols.swapaxes(3, 4))[:, 0, 0]
+            dw_block = xp.matmul(dy_block, cols.swapaxes(3, 4))[:, 0, 0]  # (G, O/G, K)
+        dw = dw_block if dw is None else dw + dw_block
     if by_rows:
         dw = dw.reshape(G, KH, C // G, KW, O // G).transpose(0, 4, 2, 1, 3)  # (G, O/G, C/G, KH, KW)
-    return xp.ascontiguousarray(dw).reshape(O, C // G, KH, KW)
+    return dw.reshape(O, C // G, KH, KW)
 
 
 def conv2d_input_gradient(dy_rows: Array, w: Array, size: Conv2dSize) -> Array:
@@ -433,7 +446,8 @@ def conv2d_input_gradient(dy_rows: Array, w: Array, size: Conv2dSize) -> Array:
         dx = xp.matmul(w_matrix, dy_rows.reshape(G, O // G, -1))  # of a 1x1 kernel, dcols is dx
         return dx.reshape(C, H, W, N).transpose(3, 0, 1, 2)
     dx = xp.zeros((C, H + 2 * PH, W + 2 * PW, N), dy_rows.dtype)
-    rows = max(1, PIXEL_COLUMNS // (OW * N))  # of a block, as in conv2d_plan
+    columns = PIXEL_COLUMNS if blocks_pay(xp) else WHOLE // (C * KH * KW * dy_rows.itemsize)
+    rows = max(1, columns // (OW * N))  # of a block, as in conv2d_plan
     for oh0 in range(0, OH, rows):
         dy_block = dy_rows[:, oh0 : oh0 + rows]  # (O, rows, OW, N)
         dcols = xp.matmul(w_matrix, dy_block.reshape(G, O // G, -1))  # (G, C/G*KH*KW, rows*OW*N)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from minires.backend import Array, array_module
+from minires.backend import Array, array_module, values_are_at_hand
 from minires.kernels.shapes import FLOATS, check_axis
 
 
@@ -95,6 +95,7 @@ def cross_entropy_forward(
     Formula: loss[n] = -(1 - s) log_p[n, labels[n]] - s mean over c of log_p[n, c], s = label_smoothing;
         "mean" is over the samples whose label is not ignore_index, and NaN where there are none.
     Errors: TypeError for labels that are not integers; ValueError for shapes, a label out of range, an empty batch.
+        On a GPU, where looking at a label would mean waiting, one out of range makes the loss NaN instead.
     Source: torch.nn.functional.cross_entropy; label smoothing: Szegedy et al. 2016.
     """
     xp = array_module(logits)
@@ -102,22 +103,24 @@ def cross_entropy_forward(
     label_smoothing = float(label_smoothing)
     N, C = logits.shape
     counted = labels != ignore_index  # (N,)
-    labels_or_0 = xp.where(counted, labels, 0)
+    wrong = counted & ((labels < 0) | (labels >= C))  # (N,): none, if the check above could look
+    labels_or_0 = xp.where(counted & ~wrong, labels, 0)  # (N,)
+    weight = xp.where(wrong, xp.nan, counted).astype(logits.dtype)  # (N,), 1 a sample that counts
     log_p, _ = log_softmax_forward(logits, axis=1)  # (N, C)
     chosen = log_p[xp.arange(N), labels_or_0]  # (N,)
     losses = -chosen  # (N,)
     if label_smoothing > 0:  # a masked logit's log_p is -inf, and 0 times that would be NaN
         losses = (1 - label_smoothing) * losses - label_smoothing / C * log_p.sum(axis=1)
-    losses = xp.where(counted, losses, 0)
-    weight = counted.astype(logits.dtype)
+    if reduction == "mean":
+        total = weight.sum()
+        weight = weight / xp.maximum(total, 1)
+    losses = xp.where(counted, losses, 0) * weight  # (N,)
     if reduction == "none":
         y = losses
     elif reduction == "sum":
         y = losses.sum()
     else:
-        total = weight.sum()
-        weight = weight / xp.maximum(total, 1)
-        y = xp.where(total > 0, (losses * weight).sum(), xp.nan).astype(logits.dtype)
+        y = xp.where(total > 0, losses.sum(), xp.nan).astype(logits.dtype)
     return y, CrossEntropyCache(log_p, labels_or_0, weight, label_smoothing, reduction)
 
 
@@ -161,6 +164,8 @@ def check_cross_entropy(
         raise ValueError(f"cross_entropy: label_smoothing must lie between 0 and 1, got {label_smoothing}")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'cross_entropy: reduction must be "mean", "sum" or "none", got {reduction!r}')
+    if not values_are_at_hand(array_module(labels)):
+        return
     wrong = (labels != ignore_index) & ((labels < 0) | (labels >= C))
     if wrong.any():
         row = int(wrong.argmax())

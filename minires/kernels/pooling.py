@@ -10,7 +10,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import NamedTuple
 
-from minires.backend import Array, array_module
+from minires.backend import Array, array_module, blocks_pay
 from minires.kernels.shapes import check_images, pair, window_output_size
 
 #: The bytes of x in a block of channels of max pooling's backward, so that its many steps find them in the cache.
@@ -164,7 +164,7 @@ def max_pool2d_backward(dy: Array, cache: MaxPool2dCache) -> Array:
     # Make room for the result, with the images last as in the forward: every entry is written below.
     dx = xp.empty((C, H, W, N), dy.dtype)
     # Take so many channels at a time that they fit into the processor's cache: only speed depends on this number.
-    channels = max(1, BLOCK // (H * W * N * dy.itemsize))
+    channels = max(1, BLOCK // (H * W * N * dy.itemsize)) if blocks_pay(xp) else C
     # Walk over the places of the window as the forward does, for one block of channels after the other. A window waits
     # until it meets a pixel that is not smaller than its maximum: that pixel gets its dy, and the window waits no more,
     # so that of several equal pixels only the first gets it. The gradients are collected in arrays like x_phases, with

@@ -117,7 +117,7 @@ class BatchNorm2d(Module):
         track = self.training and self.track_running_stats
         momentum = self.momentum
         if momentum is None:
-            momentum = 1 / (int(self.num_batches_tracked.array) + 1) if track else 0.0
+            momentum = (1 / (self.num_batches_tracked.array + 1)).astype(input.dtype) if track else 0.0
         y = F.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, use_batch, momentum, self.eps
         )

@@ -6,9 +6,29 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from minires.backend import Array
+from minires.backend import Array, array_module, device_of, one_launch, to_device
 from minires.graph import no_grad
 from minires.tensor import Tensor
+
+
+def plain_step(p: Array, g: Array, lr: float, weight_decay: float) -> None:
+    """One parameter a step down its gradient, in place."""
+    p -= lr * (g + weight_decay * p)
+
+
+def momentum_step(p: Array, g: Array, v: Array, lr: float, momentum: float, weight_decay: float) -> None:
+    """One parameter and its velocity, in place."""
+    v *= momentum
+    v += g + weight_decay * p
+    p -= lr * v
+
+
+def nesterov_step(p: Array, g: Array, v: Array, lr: float, momentum: float, weight_decay: float) -> None:
+    """One parameter and its velocity, in place; the step looks one velocity ahead."""
+    g = g + weight_decay * p
+    v *= momentum
+    v += g
+    p -= lr * (g + momentum * v)
 
 
 class SGD:
@@ -88,22 +108,26 @@ class SGD:
                 place += 1
 
     def update(self, place: int, p: Array, grad: Array, group: dict[str, Any]) -> None:
-        """Move one parameter: the formula of the class, a line a step."""
+        """Move one parameter: the formula of the class, by one of the three functions at the top."""
         if grad.shape != p.shape:
             raise ValueError(f"SGD: a parameter of shape {p.shape} has a gradient of shape {grad.shape}")
-        momentum = group["momentum"]
-        g = grad
-        if group["weight_decay"] != 0:
-            g = g + group["weight_decay"] * p
-        if momentum != 0:
-            if place not in self.velocity:
-                self.velocity[place] = g.copy()
-            else:
-                self.velocity[place] *= momentum
-                self.velocity[place] += g if group["dampening"] == 0 else (1 - group["dampening"]) * g
-            v = self.velocity[place]
-            g = g + momentum * v if group["nesterov"] else v
-        p -= float(group["lr"]) * g
+        lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
+        if momentum == 0:
+            one_launch(plain_step, p)(p, grad, float(lr), weight_decay)
+            return
+        if place not in self.velocity:
+            self.velocity[place] = array_module(p).zeros(p.shape, p.dtype)
+        elif group["dampening"] != 0:
+            grad = (1 - group["dampening"]) * grad
+            weight_decay = (1 - group["dampening"]) * weight_decay
+        v = self.velocity[place]
+        if device_of(v) != device_of(p):
+            raise ValueError(
+                f"SGD: a parameter is on {device_of(p)} and its velocity on {device_of(v)}: move the model before the "
+                "first step, or make a new optimizer and load the old one's state_dict()"
+            )
+        step = one_launch(nesterov_step if group["nesterov"] else momentum_step, p)
+        step(p, grad, v, float(lr), momentum, weight_decay)
 
     def state_dict(self) -> dict[str, Any]:
         """The options of every group and the velocities, by the parameter's place."""
@@ -125,4 +149,7 @@ class SGD:
                 raise ValueError(f"SGD.load_state_dict: velocity {place} {v.shape} belongs to no parameter here")
         for group, options in zip(self.param_groups, state["param_groups"], strict=True):
             group.update(options)
-        self.velocity = {int(place): v.copy() for place, v in state["velocity"].items()}
+        self.velocity = {}
+        for place, v in state["velocity"].items():
+            p = tensors[int(place)].array
+            self.velocity[int(place)] = to_device(v, device_of(p)).astype(p.dtype)  # a copy
