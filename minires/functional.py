@@ -79,9 +79,10 @@ def batch_norm(
             raise ValueError(f"batch_norm: {name} must have shape {input.shape[1:2]}, got {statistic.shape}")
     gamma = None if weight is None else weight.array
     beta = None if bias is None else bias.array
-    given = tuple([x for x in (input, weight, bias, running_mean, running_var) if x is not None])
-    if len(set(map(type, map(array_of, given)))) > 1:
-        check_devices(kernels.batch_norm_forward, given)
+    named = {"input": input, "weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+    given = {name: x for name, x in named.items() if x is not None}
+    if len(set(map(type, map(array_of, given.values())))) > 1:
+        check_devices("batch_norm", list(given), tuple(given.values()))
     if not training:
         if running_mean is None or running_var is None:
             raise ValueError("batch_norm: evaluation needs running_mean and running_var, or pass training=True")

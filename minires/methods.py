@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minires import kernels
-from minires.backend import Array, to_numpy
+from minires.backend import Array, to_device, to_numpy
 from minires.kernels.shapes import check_axis
 from minires.values import axes_or_all, dims
 
@@ -24,12 +24,15 @@ class Extreme(NamedTuple):
     indices: Any
 
 
-def rebuild(kind: type, array: Array, requires_grad: bool, grad: Array | None) -> Any:
-    """A leaf from what was copied or pickled."""
+def rebuild(kind: type, array: Array, requires_grad: bool, grad: Array | None, device: str) -> Any:
+    """A leaf from what was copied or pickled.
+
+    Errors: RuntimeError where it lay on a device that is not there now.
+    """
     tensor: Any = kind.__new__(kind)
-    tensor.array = array
+    tensor.array = to_device(array, device)
     tensor._requires_grad = requires_grad
-    tensor.grad = None if grad is None else tensor.wrap(grad)
+    tensor.grad = None if grad is None else tensor.wrap(to_device(grad, device))
     tensor.node = None
     return tensor
 
@@ -112,12 +115,12 @@ class Methods:
     def __deepcopy__(self, memo: dict) -> Any:
         self.refuse_copy("copied")
         grad = None if self.grad is None else self.grad.array.copy()
-        return rebuild(type(self), self.array.copy(), self._requires_grad, grad)
+        return rebuild(type(self), self.array.copy(), self._requires_grad, grad, self.device)
 
     def __reduce__(self) -> tuple:
         self.refuse_copy("pickled")
-        grad = None if self.grad is None else self.grad.array
-        return rebuild, (type(self), self.array, self._requires_grad, grad)
+        grad = None if self.grad is None else to_numpy(self.grad.array)
+        return rebuild, (type(self), to_numpy(self.array), self._requires_grad, grad, self.device)
 
     def refuse_copy(self, what: str) -> None:
         """Errors: RuntimeError for a tensor that was computed: its graph would be copied too."""

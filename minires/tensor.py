@@ -36,7 +36,8 @@ def apply(forward: Callable, backward: Callable, *inputs: Tensor, **options: Any
         require_tensors(name_of(forward), *inputs)
         raise
     if len(set(map(type, arrays))) > 1:
-        check_devices(forward, inputs)
+        code = forward.__code__
+        check_devices(name_of(forward), list(code.co_varnames[: code.co_argcount]), inputs)
     try:
         y, cache = forward(*arrays, **options)
     except ValueError as error:
@@ -76,13 +77,12 @@ def record(y: Array, cache: Any, backward: Callable, inputs: tuple[Tensor | None
     return result
 
 
-def check_devices(forward: Callable, inputs: tuple[Tensor, ...]) -> None:
+def check_devices(operation: str, names: list[str], inputs: tuple[Tensor, ...]) -> None:
     """Errors: ValueError for an operation whose inputs lie on two devices."""
     if len({x.device for x in inputs}) > 1:
-        names = list(forward.__code__.co_varnames[: forward.__code__.co_argcount])  # the kernel's: x, w, b
-        names += [f"tensor {i}" for i in range(len(names), len(inputs))]
+        names = names + [f"tensor {i}" for i in range(len(names), len(inputs))]
         came = [f"{name} {x.shape} on {x.device}" for name, x in zip(names, inputs, strict=False)]
-        raise ValueError(one_device(name_of(forward), ", ".join(came)))
+        raise ValueError(one_device(operation, ", ".join(came)))
 
 
 def require_tensors(operation: str, *inputs: Any) -> None:
@@ -419,7 +419,7 @@ class Tensor(Methods):
         return apply(kernels.absolute_forward, kernels.absolute_backward, self)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return apply(kernels.slice_forward, kernels.slice_backward, self, index=index_arrays(index))
+        return apply(kernels.slice_forward, kernels.slice_backward, self, index=index_arrays(index, self.device))
 
     # In place: outside the graph (a parameter under no_grad) the memory itself changes; inside it, a new tensor.
 

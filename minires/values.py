@@ -77,13 +77,22 @@ def common_dtype(a: Array, b: Array) -> np.dtype:
     return np.promote_types(a.dtype, b.dtype)
 
 
-def index_arrays(index: Any) -> Any:
-    """An index with every Tensor in it replaced by its array."""
+def index_arrays(index: Any, device: str) -> Any:
+    """An index into a tensor on this device, with every Tensor in it replaced by its array.
+
+    Errors: ValueError for an index on a GPU into a tensor on the CPU (the other way is fine, as in PyTorch).
+    """
     if isinstance(index, tuple):
-        return tuple([index_arrays(part) for part in index])
+        return tuple([index_arrays(part, device) for part in index])
     if isinstance(index, list):
-        return np.array(index_arrays(tuple(index)), dtype=None if index else int)
-    return getattr(index, "array", index)
+        return np.array(index_arrays(tuple(index), "cpu"), dtype=None if index else int)
+    if hasattr(index, "array"):
+        if device == "cpu" != index.device:
+            raise ValueError(
+                f"getitem: the tensor is on cpu and its index on {index.device}: move the index with .cpu()"
+            )
+        return index.array
+    return index
 
 
 def dims(*given: Any) -> Any:

@@ -125,7 +125,7 @@ def float64_inputs(inputs: Any) -> list[np.ndarray]:
     for x in inputs if isinstance(inputs, (list, tuple)) else [inputs]:
         try:
             array = np.asarray(x)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # ragged lists, arrays on a GPU
             raise TypeError(f"check_kernel: inputs must be arrays of real numbers ({error})") from error
         if array.dtype.kind not in "fiub":
             raise TypeError(f"check_kernel: inputs must be arrays of real numbers, got {array.dtype}")

@@ -28,7 +28,7 @@ def check_function(f: Callable, *tensors: Any, seed: int = 0) -> Report:
     <gradient, v> against the numeric derivative of f along v.
     Returns: a Report. Of a composed function only a wrong factor can be named; what else is wrong is "unexplained",
     with its worst entry.
-    Errors: TypeError for Tensors that are not float64; ValueError where nothing requires grad.
+    Errors: TypeError for Tensors that are not float64; ValueError where nothing requires grad, or on a GPU.
     """
     named = [(f"x{i}", tensor) for i, tensor in enumerate(tensors)]
     buffers = []
@@ -39,6 +39,7 @@ def check_function(f: Callable, *tensors: Any, seed: int = 0) -> Report:
     if not checked:
         raise ValueError("check_function: none of the tensors requires grad")
     for name, tensor in named:
+        check_on_cpu("check_function", name, tensor)
         if tensor.array.dtype.kind == "f" and tensor.array.dtype != np.float64:
             raise TypeError(f"check_function: {name} is {tensor.array.dtype}, and needs float64: call .double() on it")
     try:
@@ -46,6 +47,12 @@ def check_function(f: Callable, *tensors: Any, seed: int = 0) -> Report:
     finally:
         for buffer, array in buffers:  # batch norm's running statistics moved with every call
             buffer.array[...] = array
+
+
+def check_on_cpu(operation: str, name: str, tensor: Any) -> None:
+    """Errors: ValueError for a tensor on a GPU: numeric derivatives look at every value, and the source is the same."""
+    if tensor.device != "cpu":
+        raise ValueError(f"{operation}: {name} is on {tensor.device}: check on the CPU, where the same kernels run")
 
 
 def check_named(f: Callable, tensors: tuple, checked: list, rng: np.random.Generator) -> Report:
@@ -155,6 +162,8 @@ def gradcheck(
     checked = [(i, t) for i, t in enumerate(tensors) if getattr(t, "requires_grad", False)]
     if not checked:
         raise ValueError("gradcheck: expected at least one input tensor that requires grad")
+    for i, tensor in checked:
+        check_on_cpu("gradcheck", f"input {i}", tensor)
     count = len(outputs_of(func, tensors))
     for o in range(count):
         for i, tensor in checked:
