@@ -110,6 +110,8 @@ def function(label: str, numpy_function: Callable) -> Callable:
             refused = next((type(x) for x in args if not isinstance(x, (int, float))), type(None))
             raise TypeError(f"Unsupported type {refused}")
         if label in MAKING:  # the first is a shape, a number, or an array to be like
+            if name.endswith("_like") and not hasattr(args[0], "dtype"):
+                raise AttributeError(f"{type(args[0]).__name__!r} object has no attribute 'dtype'")
             like = isinstance(args[0], np.ndarray) or (name.endswith("_like") and isinstance(args[0], ndarray))
             given = [getattr(args[0], "_host", args[0]) if like else args[0], *map(unwrap, args[1:])]
         else:
@@ -219,7 +221,9 @@ def array(
     if sources:
         copy = True if copy or not isinstance(obj, ndarray) else None
         host = np.array(unwrap(obj), dtype=dtype, copy=copy, order=order)
-        return finish(host.reshape((1,) * (ndmin - host.ndim) + host.shape), sources, len(sources), "K")
+        if ndmin > host.ndim:
+            host = host.reshape((1,) * (ndmin - host.ndim) + host.shape)
+        return finish(host, sources, len(sources), "K")
     host = np.array(obj, dtype=dtype, order=order, ndmin=ndmin)
     device_dtype(host.dtype)
     counts.launches += host.ndim == 0

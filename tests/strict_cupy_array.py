@@ -336,7 +336,7 @@ def finish(result: Any, sources: list[ndarray], launches: int = 1, order: str = 
     if isinstance(result, (list, tuple)):
         counted = [finish(part, sources, launches if i == 0 else 0, order) for i, part in enumerate(result)]
         return type(result)(counted) if type(result) in (list, tuple) else tuple(counted)
-    if not isinstance(result, (np.ndarray, np.generic)):
+    if not isinstance(result, (np.ndarray, np.generic, bool)):
         counts.launches += launches
         return result
     for source in sources:
