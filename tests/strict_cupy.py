@@ -180,15 +180,17 @@ def method(name: str) -> Callable:
         given = list(map(unwrap, args)) if name in WITH_ARRAYS else list(args)
         if name in ("astype", "view") and args:
             device_dtype(args[0])
+        out = options.get("out")
+        if out is not None:
+            options["out"] = unwrap(out)
+        launches = launches_of(name, [self._host, *given], options)
         counts.waits += name in WAITING
         with np.errstate(all="ignore"):
-            result = getattr(self._host, name)(
-                *given, **{k: unwrap(v) if k == "out" else v for k, v in options.items()}
-            )
-        if options.get("out") is not None:
-            counts.launches += 1
-            return options["out"]
-        return finish(result, [self], LAUNCHES.get(name, 1))
+            result = getattr(self._host, name)(*given, **options)
+        if out is not None:
+            counts.launches += launches
+            return out
+        return finish(result, [self], launches, "K" if name in KEEPING else "C")
 
     return call
 
@@ -274,6 +276,7 @@ def matmul(a: Any, b: Any, out: ndarray | None = None, **rest: Any) -> ndarray:
     # addresses, three launches for each of its axes.
     strided = sum([not (x.flags.c_contiguous or (x.ndim == 2 and x.flags.f_contiguous)) for x in (a, b)])
     repeated = a.ndim > 1 and b.ndim > 1 and a.shape[:-2] != b.shape[:-2]
+    strided += out is not None and not out.flags.c_contiguous
     counts.launches += 1 + strided + 3 * repeated * (max(a.ndim, b.ndim) - 2)
     with np.errstate(all="ignore"):
         result = np.matmul(a._host, b._host, out=None if out is None else out._host, **rest)
