@@ -119,6 +119,7 @@ def function(label: str, numpy_function: Callable) -> Callable:
         if label in ("take", "take_along_axis", "put_along_axis"):
             given, options = wrapped_around(name, given, options)
         launches = launches_of(label, given, options)
+        counts.waits += label == "bincount"  # it waits twice: for the smallest value and for the largest
         counts.waits += label in WAITING or (label == "where" and len(given) == 1)
         with np.errstate(all="ignore"):
             result = numpy_function(*given, **{key: unwrap(value) for key, value in options.items()})
@@ -274,7 +275,8 @@ def matmul(a: Any, b: Any, out: ndarray | None = None, **rest: Any) -> ndarray:
     check_keywords("matmul", rest, API["functions"]["matmul"])
     # cuBLAS wants its operands dense: anything else is copied first. A batch that is broadcast becomes lists of
     # addresses, three launches for each of its axes.
-    strided = sum([not (x.flags.c_contiguous or (x.ndim == 2 and x.flags.f_contiguous)) for x in (a, b)])
+    flat = a.ndim == b.ndim == 2
+    strided = sum([not (x.flags.c_contiguous or (flat and x.flags.f_contiguous)) for x in (a, b)])
     repeated = a.ndim > 1 and b.ndim > 1 and a.shape[:-2] != b.shape[:-2]
     strided += out is not None and not out.flags.c_contiguous
     counts.launches += 1 + strided + 3 * repeated * (max(a.ndim, b.ndim) - 2)

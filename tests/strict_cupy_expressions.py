@@ -303,6 +303,96 @@ ANSWERED = {
     "swapaxes/T/mT": "m.swapaxes(0, 1)",
     "real/imag": "pair.real",
     "nbytes/size/itemsize": "pair.nbytes",
+    "tensordot": "xp.tensordot(v234, xp.arange(60, dtype='f4').reshape(5, 3, 4), ((1, 2), (1, 2)))",
+    "pad reflect": "xp.pad(xp.arange(9, dtype='f4').reshape(3, 3), 1, mode='reflect')",
+    "add.at f16": "then(half4, xp.add.at(half4, xp.array([0, 0, 2]), 1))",
+    "fancy set dup": "then(z34, set(z34, (xp.array([0, 0, 1]), xp.array([0, 0, 1])), 1))",
+    "transpose": "v234[None].transpose(0, 3, 1, 2)",
+    "a[1:] += a[:-1]": "then(v4, set(v4, slice(1, None), v4[1:] + v4[:-1]))",
+    "shape setter": "then(v4, setattr(v4, 'shape', (2, 2)))",
+    "linspace/meshgrid/eye/diag": "xp.diag(xp.linspace(0, 1, 3, dtype='f4'))",
+    "np.prod(shape)": "int(np.prod(m.shape))",
     "weakref": "weakref.ref(v)() is v",
     "subclass check type name": "type(v).__module__",
+}
+
+#: Labels that are not written again, by the reason.
+LEFT_OUT = {
+    "the stand-in draws no random numbers: MiniRes draws on the host": """
+        random.seed / default_rng normal / default_rng standard_normal / default_rng permutation / default_rng shuffle /
+        default_rng random f32 / default_rng uniform / default_rng integers / default_rng choice / rng get_state /
+        xp.random.RandomState(0).normal dtype / xp.random.normal(dtype=f4) / xp.random.rand f32 / xp.random.randint /
+        xp.random.permutation(3) / xp.random.binomial / rand mask dropout""",
+    "CuPy was asked without a GPU, where it cannot sort or multiply float16": """
+        reshape view / unique / sort / argsort stable / lexsort / median / percentile / partition / matmul f16""",
+    "many threads write one place: the answer is chance": "as_strided inplace +=",
+    "not in the stand-in, which refuses it: MiniRes has no use for it": """
+        arr.flat / arr.flat setitem / apply_along_axis / frombuffer / fromiter / special via scipy / pad callable /
+        xp.testing.assert_allclose(arr,host) / putmask/place / np.copyto(host,arr) / xp.pad(host) / xp.einsum(host) /
+        np.testing eq with cp / flags.writeable= / pad median / pad dict""",
+    "the label does not say what was asked": """
+        add.at tuple idx + slice / matmul transposed strided / einsum / einsum optimize=True / einsum optimize=greedy /
+        swv axis / may_share_memory / log1p/exp/tanh / np.save-like bytes / xp.sum(gen list 0d) / log10/exp2/expm1""",
+}
+
+#: What an expression asks of a GPU: launches, uploads and waits, as counted in CuPy 14.2; a product of cuBLAS is one.
+COSTS = {
+    "v + v": (1, 0, 0),
+    "xp.where(v > 1, v, 0)": (2, 0, 0),
+    "xp.zeros(3)": (1, 0, 0),
+    "xp.empty(3)": (0, 0, 0),
+    "v234.sum(axis=(0, 2))": (1, 0, 0),
+    "v234.mean()": (1, 0, 0),
+    "v234.mean(axis=0, dtype='f8')": (2, 0, 0),
+    "v234.var(axis=(0, 2))": (3, 0, 0),
+    "v234.transpose(2, 0, 1)": (0, 0, 0),
+    "v234.transpose(2, 0, 1).reshape(-1)": (1, 0, 0),
+    "v.astype('f4', copy=False)": (0, 0, 0),
+    "xp.ascontiguousarray(m.T)": (1, 0, 0),
+    "m @ m.T": (1, 0, 0),
+    "m[:, ::2] @ m[:, ::2].T": (3, 0, 0),
+    "v234 @ v234.transpose(0, 2, 1)": (2, 0, 0),
+    "v234 @ v234[0].T": (5, 0, 0),
+    "m @ v234": (4, 0, 0),
+    "xp.pad(v234, ((0, 0), (1, 1), (1, 1)))": (2, 0, 0),
+    "xp.pad(v234, ((0, 0), (1, 1), (1, 1)), constant_values=2)": (5, 0, 0),
+    "xp.concatenate([v, v, v])": (3, 0, 0),
+    "xp.stack([v, v, v])": (3, 0, 0),
+    "v[1:]": (0, 0, 0),
+    "v[0]": (0, 0, 0),
+    "v[i]": (1, 0, 0),
+    "v[hi]": (1, 1, 0),
+    "v[[0, 1]]": (1, 1, 0),
+    "z34[ij]": (4, 0, 0),
+    "v[v > 1]": (3, 0, 1),
+    "set(v, 0, 1.0)": (1, 0, 0),
+    "set(v, slice(None), v4[1:])": (1, 0, 0),
+    "set(v, i, 1.0)": (2, 0, 0),
+    "set(v, i, pair)": (1, 0, 0),
+    "set(v, i, h2)": (1, 1, 0),
+    "set(z34, ij, 1.0)": (5, 0, 0),
+    "set(v, v > 1, 1.0)": (4, 0, 1),
+    "set(v, v > 1, pair[:1])": (3, 0, 1),
+    "iadd(v, 1)": (1, 0, 0),
+    "add_to_slice(v, slice(1, None), pair)": (1, 0, 0),
+    "xp.add.at(v, i, 1.0)": (2, 0, 0),
+    "xp.add.at(v, i, pair)": (1, 0, 0),
+    "xp.add.at(v, hi, h2)": (1, 2, 0),
+    "xp.add.at(v, v > 1, 1.0)": (4, 0, 1),
+    "xp.take(v, hi)": (1, 1, 0),
+    "xp.take_along_axis(m, m[:, :1].astype(int), 1)": (6, 0, 0),
+    "xp.put_along_axis(m, m[:, :1].astype(int), 1.0, 1)": (7, 0, 0),
+    "xp.nonzero(v)": (3, 0, 1),
+    "xp.bincount(i)": (5, 0, 2),
+    "windows(m, (2, 2))": (2, 1, 2),
+    "xp.lib.stride_tricks.as_strided(v, (2, 2), (4, 4))": (0, 0, 0),
+    "xp.broadcast_to(v, (3, 3))": (0, 0, 0),
+    "float(one)": (0, 0, 1),
+    "f'{one:.2f}'": (0, 0, 1),
+    "xp.asarray(h3)": (0, 1, 0),
+    "xp.asarray(2.0)": (1, 0, 0),
+    "xp.array([v, v])": (2, 0, 0),
+    "xp.full((), 2.0)": (1, 0, 0),
+    "xp.linalg.norm(v)": (3, 0, 0),
+    "xp.fuse()(lambda a, b: a * b + a)(v, v)": (1, 0, 0),
 }
