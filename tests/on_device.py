@@ -75,12 +75,10 @@ def counters():
     if emulated is not None:
         C = emulated.C
         return Counts(C["H2D"], C["D2H"], C["sync"], C["launch"])
-    import cupy
-
-    if not hasattr(cupy, "counts"):
+    strict = sys.modules.get("strict_cupy")
+    if strict is None or sys.modules.get("cupy") is not strict.module:
         return None
-    C = cupy.counts
-    return Counts(C["uploads"], C["downloads"], C["waits"], C["launches"])
+    return Counts(strict.counts.uploads, strict.counts.downloads, strict.counts.waits, strict.counts.launches)
 
 
 @contextmanager

@@ -75,7 +75,9 @@ def test_dropout_drops_the_same_entries(dtype):
     assert_same(K.dropout_backward(there(dy), device_cache), K.dropout_backward(dy, cache), 0, "dx")
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}], ids=["", "options"])
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}], ids=["", "options"]
+)
 def test_im2col_and_col2im(options):
     x = np.random.default_rng(2).standard_normal((2, 3, 7, 6)).astype(FLOAT32)
     cols = K.im2col(x, (3, 2), **options)
@@ -110,12 +112,16 @@ def test_max_pool_gives_a_tie_to_the_first_and_nan_wins():
     assert_same(K.max_pool2d_backward(there(dy), device_cache), K.max_pool2d_backward(dy, cache), 1e-6)
 
 
-@pytest.mark.parametrize("label, message", [(3, "got 3 in row 1"), (-1, "got -1 in row 1")])
-def test_a_label_out_of_range_is_refused(label, message):
-    """Where the host finds it out, or the device is told in time: never a wrong loss."""
-    logits, labels = np.zeros((2, 3), FLOAT32), np.array([0, label])
-    with pytest.raises(ValueError, match=message):
-        K.cross_entropy_forward(logits, labels)
+@pytest.mark.parametrize("label", [3, -1, 2**40])
+def test_a_label_out_of_range_never_gives_a_loss(label):
+    """An index out of range wraps around on the device: it would pick another class's logit."""
+    logits = there(np.random.default_rng(7).standard_normal((2, 3)).astype(FLOAT32))
+    try:
+        loss, _ = K.cross_entropy_forward(logits, there(np.array([0, label])))
+    except ValueError as error:
+        assert "labels" in str(error)
+    else:
+        assert not np.isfinite(back(loss))
 
 
 def test_every_kernel_has_a_test():
