@@ -1,6 +1,7 @@
 """What all tests share: where the device tests run, the notes in the summary, and hypothesis without a deadline."""
 
 import importlib.util
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -65,6 +66,16 @@ def notes(request):
     return request.config.stash[NOTES]
 
 
+def real_cupy():
+    """What stands behind "cuda" with --device cuda."""
+    import cupy
+
+    emulated = sys.modules.get("cupy_on_cpu")
+    if emulated is not None:
+        return f"CuPy {cupy.__version__} in host memory; g++ compiled {emulated.C['g++']} kernels"
+    return f"CuPy {cupy.__version__} on {cupy.cuda.runtime.getDeviceProperties(0)['name'].decode()}"
+
+
 def pytest_terminal_summary(terminalreporter, config):
     if TORCH:
         import torch
@@ -72,5 +83,7 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(f"live comparisons ran against PyTorch {torch.__version__}")
     else:
         terminalreporter.write_line("PyTorch is not installed: live comparisons were skipped, golden files were used")
+    if config.getoption("--device") == "cuda" and cuda_problem() is None:
+        terminalreporter.write_line(f"the device tests ran with {real_cupy()}")
     for line in config.stash[NOTES]:
         terminalreporter.write_line(line)
