@@ -1,8 +1,12 @@
-"""What all tests share: the note about PyTorch in the summary, and a hypothesis profile without a deadline."""
+"""What all tests share: where the device tests run, the notes in the summary, and hypothesis without a deadline."""
 
 import importlib.util
+import sys
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from minires.backend import cuda_problem
 
 TORCH = importlib.util.find_spec("torch") is not None
 
@@ -14,11 +18,72 @@ settings.register_profile(
 )
 settings.load_profile("minires")
 
+NOTES = pytest.StashKey[list]()
 
-def pytest_terminal_summary(terminalreporter):
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device",
+        choices=["cuda"],
+        help="run the device tests, and only them, on this machine's GPU (without it: everything, and the device tests "
+        "on a stand-in for CuPy that needs no GPU)",
+    )
+
+
+def pytest_configure(config):
+    config.stash[NOTES] = []
+    config.addinivalue_line("markers", "thorough: cases that a slow stand-in for a GPU leaves out")
+
+
+def pytest_collection_modifyitems(config, items):
+    """With --device cuda the device tests alone, on the real CuPy; each says why where there is no GPU."""
+    if config.getoption("--device") is None:
+        return
+    others = [item for item in items if not item.path.name.startswith("test_device_")]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item.path.name.startswith("test_device_")]
+    problem = cuda_problem()
+    for item in items:
+        if problem is not None:
+            item.add_marker(pytest.mark.skip(reason=f"no GPU: {problem}"))
+
+
+@pytest.fixture
+def cuda(request):
+    """Something that answers to "cuda": the machine's GPU with --device cuda, else a strict stand-in for CuPy."""
+    if request.config.getoption("--device") == "cuda":
+        yield
+        return
+    import strict_cupy
+
+    with strict_cupy.installed():
+        yield
+
+
+@pytest.fixture
+def notes(request):
+    """Lines for the end of the run's output."""
+    return request.config.stash[NOTES]
+
+
+def real_cupy():
+    """What stands behind "cuda" with --device cuda."""
+    import cupy
+
+    emulated = sys.modules.get("cupy_on_cpu")
+    if emulated is not None:
+        return f"CuPy {cupy.__version__} in host memory; g++ compiled {emulated.C['g++']} kernels"
+    return f"CuPy {cupy.__version__} on {cupy.cuda.runtime.getDeviceProperties(0)['name'].decode()}"
+
+
+def pytest_terminal_summary(terminalreporter, config):
     if TORCH:
         import torch
 
         terminalreporter.write_line(f"live comparisons ran against PyTorch {torch.__version__}")
     else:
         terminalreporter.write_line("PyTorch is not installed: live comparisons were skipped, golden files were used")
+    if config.getoption("--device") == "cuda" and cuda_problem() is None:
+        terminalreporter.write_line(f"the device tests ran with {real_cupy()}")
+    for line in config.stash[NOTES]:
+        terminalreporter.write_line(line)

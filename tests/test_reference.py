@@ -29,9 +29,12 @@ def decode(value):
     return tuple(decode(v) for v in content)
 
 
-@pytest.mark.parametrize("case", range(3))
-@pytest.mark.parametrize("operation", OPERATIONS, ids=NAMES)
-def test_operation(operation, case):
+def same(value):
+    return value
+
+
+def check_operation(operation, case, there=same, back=same):
+    """One case of the golden file; there and back carry arrays to where the kernel runs, and its results home."""
     entry = INDEX[operation.name][case]
     key = f"{operation.name}/{case}"
     arrays = [FILE[f"{key}/in{i}"] for i in range(entry["inputs"])]
@@ -40,26 +43,30 @@ def test_operation(operation, case):
     if operation.name != "convert":
         kinds.append((as_float32(arrays), float32_options(options), FILE[f"{key}/dy"].astype(np.float32), 1e-5))
     for inputs, opts, dy, tolerance in kinds:
-        y, grads = run_kernel(operation, inputs, opts, dy)
-        assert_close(y, FILE[f"{key}/y"], tolerance, "y")
+        y, grads = run_kernel(operation, there(inputs), there(opts), there(dy))
+        assert_close(back(y), FILE[f"{key}/y"], tolerance, "y")
         for i in range(entry["inputs"]):
             if f"{key}/grad{i}" in FILE:
-                assert_close(grads[i], FILE[f"{key}/grad{i}"], tolerance, f"gradient {i}")
+                assert_close(back(grads[i]), FILE[f"{key}/grad{i}"], tolerance, f"gradient {i}")
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-10), (np.float32, 1e-4)])
-@pytest.mark.parametrize("name", ["basic_block", "bottleneck", "resnet"])
-def test_network(name, dtype, tolerance):
+@pytest.mark.parametrize("case", range(3))
+@pytest.mark.parametrize("operation", OPERATIONS, ids=NAMES)
+def test_operation(operation, case):
+    check_operation(operation, case)
+
+
+def check_network(name, dtype, tolerance, device="cpu"):
     """Outputs, every gradient and every running statistic of a training step, then evaluation with them."""
     file = np.load(HERE / "networks.npz")
 
     def part(prefix):
         return {k.removeprefix(f"{name}/{prefix}/"): file[k] for k in file if k.startswith(f"{name}/{prefix}/")}
 
-    network = minires_networks()[name].to(dtype)
+    network = minires_networks()[name].to(dtype).to(device)
     assert list(network.state_dict()) == list(part("before")), "the keys, in PyTorch's order"
     network.load_state_dict(part("before"))
-    x = minires.Tensor(file[f"{name}/x"].astype(dtype), requires_grad=True)
+    x = minires.Tensor(file[f"{name}/x"].astype(dtype), requires_grad=True, device=device)
     y = network(x)
     y.backward(file[f"{name}/dy"].astype(dtype))
     assert_close(y.detach().numpy(), file[f"{name}/y"], tolerance, "y")
@@ -70,6 +77,12 @@ def test_network(name, dtype, tolerance):
         assert_close(network.state_dict()[key].numpy(), value, tolerance, key)
     network.eval()
     assert_close(network(x).detach().numpy(), file[f"{name}/evaluation"], tolerance, "evaluation")
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-10), (np.float32, 1e-4)])
+@pytest.mark.parametrize("name", ["basic_block", "bottleneck", "resnet"])
+def test_network(name, dtype, tolerance):
+    check_network(name, dtype, tolerance)
 
 
 def test_golden_files_are_small():
