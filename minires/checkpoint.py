@@ -57,7 +57,8 @@ def save(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
     suffix = suffix_of(path)
     arrays = {}
     for name, value in state.items():
-        array = to_numpy(value.array) if isinstance(value, Tensor) else np.asarray(value)
+        array = value.array if isinstance(value, Tensor) else value
+        array = to_numpy(array) if hasattr(array, "__cuda_array_interface__") else np.asarray(array)
         if not isinstance(name, str) or array.dtype.kind not in "biuf":
             raise TypeError(f"save: expected names and numbers, got {name!r}: {type(value).__name__} {array.dtype}")
         arrays[name] = native(np.ascontiguousarray(array).reshape(array.shape))

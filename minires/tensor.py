@@ -100,14 +100,13 @@ def wrap(array: Array) -> Tensor:
 
 def first_gradient(tensor: Tensor, gradient: Any) -> Array:
     """The gradient that backward() starts with, checked."""
-    xp = array_module(tensor.array)
     if gradient is None:
         if tensor.array.size != 1:
             raise RuntimeError(
                 f"backward: a gradient can be left out only for a single value, this tensor has shape "
                 f"{tensor.shape}: pass gradient=, or call .sum().backward()"
             )
-        return xp.ones(tensor.shape, tensor.dtype)
+        return array_module(tensor.array).ones(tensor.shape, tensor.dtype)
     dy = gradient.array if isinstance(gradient, Tensor) else make_array(gradient, tensor.dtype, tensor.device)
     if dy.shape != tensor.shape:
         raise ValueError(f"backward: gradient must have the tensor's shape {tensor.shape}, got {dy.shape}")
@@ -255,8 +254,9 @@ class Tensor(Methods):
     @data.setter
     def data(self, value: Any) -> None:
         array = value.array if isinstance(value, Tensor) else make_array(value, self.dtype, self.device)
-        if array.shape != self.shape or array.dtype != self.dtype:
-            raise ValueError(f"data: expected {self.dtype} {self.shape}, got {array.dtype} {array.shape}")
+        mine, came = (f"{a.dtype} {a.shape} on {device_of(a)}" for a in (self.array, array))
+        if mine != came:
+            raise ValueError(f"data: expected {mine}, got {came}")
         self.array = array
 
     def numpy(self) -> np.ndarray:
@@ -419,7 +419,7 @@ class Tensor(Methods):
         return apply(kernels.absolute_forward, kernels.absolute_backward, self)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return apply(kernels.slice_forward, kernels.slice_backward, self, index=index_arrays(index, self.device))
+        return apply(kernels.slice_forward, kernels.slice_backward, self, index=index_arrays(index, self.array))
 
     # In place: outside the graph (a parameter under no_grad) the memory itself changes; inside it, a new tensor.
 

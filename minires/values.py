@@ -77,22 +77,21 @@ def common_dtype(a: Array, b: Array) -> np.dtype:
     return np.promote_types(a.dtype, b.dtype)
 
 
-def index_arrays(index: Any, device: str) -> Any:
-    """An index into a tensor on this device, with every Tensor in it replaced by its array.
+def index_arrays(index: Any, x: Array) -> Any:
+    """An index into x, with every Tensor in it replaced by its array.
 
-    Errors: ValueError for an index on a GPU into a tensor on the CPU (the other way is fine, as in PyTorch).
+    Errors: ValueError for an index on a GPU into an array on the CPU (the other way is fine, as in PyTorch).
     """
     if isinstance(index, tuple):
-        return tuple([index_arrays(part, device) for part in index])
+        return tuple([index_arrays(part, x) for part in index])
     if isinstance(index, list):
-        return np.array(index_arrays(tuple(index), "cpu"), dtype=None if index else int)
-    if hasattr(index, "array"):
-        if device == "cpu" != index.device:
-            raise ValueError(
-                f"getitem: the tensor is on cpu and its index on {index.device}: move the index with .cpu()"
-            )
-        return index.array
-    return index
+        return np.array(index_arrays(tuple(index), x), dtype=None if index else int)
+    if not hasattr(index, "array"):
+        return index
+    if isinstance(x, np.ndarray) and index.device != "cpu":
+        came = f"a tensor {x.shape} on cpu and an index {index.shape} on {index.device}"
+        raise ValueError(f"getitem: expected the index on the tensor's device, got {came}: move it with .cpu()")
+    return index.array
 
 
 def dims(*given: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from minires.backend import to_device, to_numpy
 from minires.gradcheck.candidates import scale_codes
 from minires.gradcheck.check import TOLERANCE
 from minires.gradcheck.report import Gradient, Report, finding
@@ -28,7 +29,7 @@ def check_function(f: Callable, *tensors: Any, seed: int = 0) -> Report:
     <gradient, v> against the numeric derivative of f along v.
     Returns: a Report. Of a composed function only a wrong factor can be named; what else is wrong is "unexplained",
     with its worst entry.
-    Errors: TypeError for Tensors that are not float64; ValueError where nothing requires grad, or on a GPU.
+    Errors: TypeError for Tensors that are not float64; ValueError where nothing requires grad.
     """
     named = [(f"x{i}", tensor) for i, tensor in enumerate(tensors)]
     buffers = []
@@ -39,7 +40,6 @@ def check_function(f: Callable, *tensors: Any, seed: int = 0) -> Report:
     if not checked:
         raise ValueError("check_function: none of the tensors requires grad")
     for name, tensor in named:
-        check_on_cpu("check_function", name, tensor)
         if tensor.array.dtype.kind == "f" and tensor.array.dtype != np.float64:
             raise TypeError(f"check_function: {name} is {tensor.array.dtype}, and needs float64: call .double() on it")
     try:
@@ -47,12 +47,6 @@ def check_function(f: Callable, *tensors: Any, seed: int = 0) -> Report:
     finally:
         for buffer, array in buffers:  # batch norm's running statistics moved with every call
             buffer.array[...] = array
-
-
-def check_on_cpu(operation: str, name: str, tensor: Any) -> None:
-    """Errors: ValueError for a tensor on a GPU: numeric derivatives look at every value, and the source is the same."""
-    if tensor.device != "cpu":
-        raise ValueError(f"{operation}: {name} is on {tensor.device}: check on the CPU, where the same kernels run")
 
 
 def check_named(f: Callable, tensors: tuple, checked: list, rng: np.random.Generator) -> Report:
@@ -63,12 +57,12 @@ def check_named(f: Callable, tensors: tuple, checked: list, rng: np.random.Gener
     u = np.asarray(rng.standard_normal(y.shape)) + 0.0
     for _, tensor in checked:
         tensor.grad = None
-    y.backward(type(y)(u))
-    grads = [None if tensor.grad is None else tensor.grad.array.copy() for _, tensor in checked]
+    y.backward(type(y)(u, device=y.device))
+    grads = [None if tensor.grad is None else to_numpy(tensor.grad.array).copy() for _, tensor in checked]
     for _, tensor in checked:
         tensor.grad = None
     again = f(*tensors)
-    if not np.array_equal(again.array, y.array):
+    if not np.array_equal(to_numpy(again.array), to_numpy(y.array)):
         words = "f gives another result the second time: is there dropout, or another random part? Use eval()"
         return Report([], [finding("forward", "unexplained", words)])
     report = Report()
@@ -122,11 +116,12 @@ def check_tensor(f, tensors, tensor, grad, u, name: str, rng) -> tuple[Gradient,
 def directional(f, tensors, tensor, u, v) -> tuple[float, float]:
     """The numeric derivative of sum(u * f) along v, from below and from above; equal where f has no kink there."""
     kept = tensor.array.copy()
+    v_there = to_device(v, tensor.device)
 
     def at(step: float) -> float:
-        tensor.array[...] = kept + step * v
+        tensor.array[...] = kept + step * v_there
         try:
-            return float((u * f(*tensors).array).sum())
+            return float((u * to_numpy(f(*tensors).array)).sum())
         finally:
             tensor.array[...] = kept
 
@@ -162,8 +157,6 @@ def gradcheck(
     checked = [(i, t) for i, t in enumerate(tensors) if getattr(t, "requires_grad", False)]
     if not checked:
         raise ValueError("gradcheck: expected at least one input tensor that requires grad")
-    for i, tensor in checked:
-        check_on_cpu("gradcheck", f"input {i}", tensor)
     count = len(outputs_of(func, tensors))
     for o in range(count):
         for i, tensor in checked:
@@ -197,9 +190,9 @@ def analytic_jacobian(func: Callable, tensors: tuple, o: int, tensor: Any) -> np
         u[m] = 1
         tensor.grad = None
         if getattr(y, "requires_grad", False):
-            y.backward(type(y)(u.reshape(y.shape)), retain_graph=True)
+            y.backward(type(y)(u.reshape(y.shape), device=y.device), retain_graph=True)
         if tensor.grad is not None:
-            rows[m] = tensor.grad.array.ravel()
+            rows[m] = to_numpy(tensor.grad.array).ravel()
     tensor.grad = None
     return rows
 
@@ -208,11 +201,12 @@ def numeric_jacobian(func: Callable, tensors: tuple, o: int, tensor: Any, eps: f
     """Two forwards for each entry of the input."""
     columns = []
     for k in range(tensor.array.size):
-        kept = tensor.array.flat[k]
+        index = np.unravel_index(k, tensor.shape)
+        kept = float(tensor.array[index])
         sides = []
         for step in (eps, -eps):
-            tensor.array.flat[k] = kept + step
-            sides.append(np.array(outputs_of(func, tensors)[o].array, np.float64).ravel())
-        tensor.array.flat[k] = kept
+            tensor.array[index] = kept + step
+            sides.append(np.array(to_numpy(outputs_of(func, tensors)[o].array), np.float64).ravel())
+        tensor.array[index] = kept
         columns.append((sides[0] - sides[1]) / (2 * eps))
     return np.stack(columns, axis=1)
