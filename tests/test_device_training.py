@@ -188,6 +188,7 @@ def test_a_training_step_uploads_its_batch_and_nothing_else(notes):
     shown = f"{counts.launches} launches, {counts.uploads} uploads, {counts.waits} waits"
     notes.append(f"a training step of ResNet-20 on the device: {shown}")
     assert counts.uploads == 2 and counts.waits == 0, counts
+    assert counts.launches < 1000, "each costs microseconds, whatever the batch"
 
 
 def test_launches_do_not_grow_with_the_batch():
