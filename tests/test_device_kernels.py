@@ -109,12 +109,9 @@ def test_the_seven_loops_run_too():
     assert_same(K.conv2d_loops(*there([x, w, b]), padding=1), K.conv2d_loops(x, w, b, padding=1), 1e-12)
 
 
-@pytest.mark.parametrize("shape", [(), (4,), (2, 3), (1, 3, 4)])
+@pytest.mark.parametrize("shape", [(), (4,), (3, 1), (2, 1, 4), (2, 3, 4)])
 def test_unbroadcast(shape):
     dy = np.random.default_rng(4).standard_normal((2, 3, 4)).astype(FLOAT32)
-    if len(shape) == 2:
-        dy = dy[..., None] * np.ones(3, FLOAT32)
-        shape = (3, 1, 3)
     assert_same(K.unbroadcast(there(dy), shape), K.unbroadcast(dy, shape), 1e-6)
 
 
