@@ -83,7 +83,9 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(f"live comparisons ran against PyTorch {torch.__version__}")
     else:
         terminalreporter.write_line("PyTorch is not installed: live comparisons were skipped, golden files were used")
-    if config.getoption("--device") == "cuda" and cuda_problem() is None:
-        terminalreporter.write_line(f"the device tests ran with {real_cupy()}")
+    if config.getoption("--device") == "cuda":
+        problem = cuda_problem()
+        said = f"ran with {real_cupy()}" if problem is None else f"were skipped: {problem}"
+        terminalreporter.write_line(f"the device tests {said}")
     for line in config.stash[NOTES]:
         terminalreporter.write_line(line)

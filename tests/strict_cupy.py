@@ -49,6 +49,7 @@ WAITING = {"argwhere", "bincount", "compress", "extract", "flatnonzero", "nonzer
 #: How many launches a function or method takes that is several steps in CuPy; one is the rule.
 LAUNCHES = {"allclose": 2, "argwhere": 2, "array_equal": 2, "bincount": 5, "compress": 3, "diag": 2, "extract": 3}
 LAUNCHES |= {"eye": 2, "flatnonzero": 2, "linalg.norm": 3, "nonzero": 3, "ptp": 3, "roll": 2, "std": 4, "var": 3}
+LAUNCHES |= {"linspace": 2, "meshgrid": 2, "nan_to_num": 4, "searchsorted": 2, "tril": 2, "triu": 2}
 #: Functions whose new memory keeps the order of the array that they are given.
 KEEPING = {"astype", "copy", "empty_like", "full_like", "ones_like", "pad", "zeros_like", "asfortranarray"}
 #: Functions that CuPy answers on the host.
@@ -106,16 +107,16 @@ def function(label: str, numpy_function: Callable) -> Callable:
         if label in WELCOME:
             args = tuple([asarray(x) if isinstance(x, (np.ndarray, list)) else x for x in args])
         sources = arrays_in([*args, *options.values()])
-        if not sources and label not in MAKING:
+        first = args[0] if args else None
+        if label in MAKING:  # the first is a shape, a number, or an array to be like
+            given = made_of(name, args)
+        elif not sources and not (isinstance(first, (list, tuple)) and len(first) == 0):
             refused = next((type(x) for x in args if not isinstance(x, (int, float))), type(None))
             raise TypeError(f"Unsupported type {refused}")
-        if label in MAKING:  # the first is a shape, a number, or an array to be like
-            if name.endswith("_like") and not hasattr(args[0], "dtype"):
-                raise AttributeError(f"{type(args[0]).__name__!r} object has no attribute 'dtype'")
-            like = isinstance(args[0], np.ndarray) or (name.endswith("_like") and isinstance(args[0], ndarray))
-            given = [getattr(args[0], "_host", args[0]) if like else args[0], *map(unwrap, args[1:])]
+        elif label in ("where", "clip"):
+            given = [elementwise(x) for x in args]
         else:
-            given = [unwrap(args[0]), *args[1:]] if name in ("reshape", "broadcast_to") else list(map(unwrap, args))
+            given = [unwrap(first), *args[1:]] if name in ("reshape", "broadcast_to") else list(map(unwrap, args))
         if label in ("take", "take_along_axis", "put_along_axis"):
             given, options = wrapped_around(name, given, options)
         launches = launches_of(label, given, options)
@@ -133,6 +134,29 @@ def function(label: str, numpy_function: Callable) -> Callable:
     return call
 
 
+def made_of(name: str, args: tuple) -> list[Any]:
+    """Arguments for a function that makes an array: a size must not lie on the device."""
+    first = list(args[:1])
+    if args and name.endswith("_like"):
+        if not hasattr(args[0], "dtype"):
+            raise AttributeError(f"{type(args[0]).__name__!r} object has no attribute 'dtype'")
+        first = [getattr(args[0], "_host", args[0])]
+    if name == "full" and len(args) > 1 and isinstance(args[1], (list, tuple)):
+        raise AttributeError(f"{type(args[1]).__name__!r} object has no attribute 'dtype'")
+    if name in ("full", "full_like") and len(args) > 1 and isinstance(args[1], np.ndarray):
+        if args[1].ndim:
+            raise ValueError("non-scalar numpy.ndarray cannot be used for copyto")
+        args = (args[0], args[1][()], *args[2:])
+    return [*first, *map(unwrap, args[1:])]
+
+
+def elementwise(value: Any) -> Any:
+    """An argument of a function that takes arrays and numbers, and no lists."""
+    if not isinstance(value, (ndarray, type(None), *NUMBERS)):
+        raise TypeError(f"Unsupported type {type(value)}")
+    return unwrap(value)
+
+
 def check_fusable(name: str, options: dict[str, Any]) -> None:
     """Errors: AttributeError or NotImplementedError for what cupy.fuse does not know."""
     if name not in FUSABLE:
@@ -143,13 +167,16 @@ def check_fusable(name: str, options: dict[str, Any]) -> None:
 
 def launches_of(label: str, given: list[Any], options: dict[str, Any]) -> int:
     """How many launches a function takes."""
-    if label in ("concatenate", "stack"):
-        return len(given[0])
+    if label in ("concatenate", "stack"):  # more than 8: a list of addresses is uploaded, and one launch copies all
+        counts.uploads += len(given[0]) > 8
+        return len(given[0]) if len(given[0]) <= 8 else 1
     if label == "pad":  # zeros and one copy; another value is filled in side by side
         sides = np.broadcast_to(given[1], (given[0].ndim, 2))
         return 2 if np.all(options.get("constant_values", 0) == 0) else 1 + int((sides > 0).sum())
+    if label == "where" and len(given) == 1:
+        return 2
     if label == "mean":
-        return 1 + (options.get("dtype", given[0].dtype) != given[0].dtype)
+        return 1 + (options.get("dtype", given[0].dtype) != given[0].dtype or given[0].dtype.kind in "biu")
     if label in ("take_along_axis", "put_along_axis"):  # the index of every axis, then as a[i, j]
         values = label == "put_along_axis" and not isinstance(given[2], np.ndarray)
         return (2 * given[0].ndim + 1 if given[0].ndim > 1 else 1) + values
@@ -293,6 +320,8 @@ def fuse(*args: Any, **options: Any) -> Callable:
         def fused(*values: Any) -> Any:
             if not arrays_in(values):
                 return inner(*values)
+            if not options.get("kernel_name", inner.__name__).isidentifier():
+                raise RuntimeError(f"CompileException: {inner.__name__} is no name for a kernel: give kernel_name=")
             for value in values:
                 if value is not None and not isinstance(value, (ndarray, *NUMBERS)):
                     raise TypeError(f"Unsupported input type {type(value)}.")
@@ -324,6 +353,13 @@ def refuse_random(name: str) -> Callable:
     return refused
 
 
+class Queue:
+    """A device or a stream, to be waited for."""
+
+    def synchronize(self) -> None:
+        counts.waits += 1
+
+
 def build() -> dict[str, types.ModuleType]:
     """The module cupy and those inside it, by name."""
     inside = ["cuda", "cuda.runtime", "lib", "lib.stride_tricks", "linalg", "random"]
@@ -351,6 +387,8 @@ def build() -> dict[str, types.ModuleType]:
     top.asanyarray = asarray
     top.empty = lambda shape, dtype=float, order="C": ndarray(shape, dtype, order)
     top.get_array_module = lambda *args: top if arrays_in(args) else np
+    modules["cupy.cuda"].Device = lambda device=0: Queue()
+    modules["cupy.cuda"].Stream = types.SimpleNamespace(null=Queue())
     top.is_available = modules["cupy.cuda"].is_available = lambda: True
     top.__version__ = API["version"]
     modules["cupy.cuda.runtime"].getDeviceCount = lambda: 1

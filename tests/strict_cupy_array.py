@@ -83,7 +83,6 @@ class ndarray:
 
     dtype = property(lambda self: self._host.dtype)
     ndim = property(lambda self: self._host.ndim)
-    size = property(lambda self: self._host.size)
     nbytes = property(lambda self: self._host.nbytes)
     itemsize = property(lambda self: self._host.itemsize)
     strides = property(lambda self: self._host.strides)
@@ -91,6 +90,11 @@ class ndarray:
     mT = property(lambda self: device(self._host.mT, self))
     real = property(lambda self: device(self._host.real, self))
     imag = property(lambda self: device(self._host.imag, self))
+
+    @property
+    def size(self) -> int:
+        fusing.refuse(AttributeError, "size")
+        return self._host.size
 
     @property
     def T(self) -> ndarray:
@@ -115,6 +119,7 @@ class ndarray:
     def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
         """A copy on the host."""
         counts.downloads += 1
+        counts.launches += not self._host.flags.c_contiguous  # it is made dense first
         if out is None:
             return np.array(self._host, order=order)
         out[...] = self._host
@@ -157,6 +162,12 @@ class ndarray:
     def __format__(self, style: str) -> str:
         return format(self.waited()[()], style)
 
+    def __copy__(self) -> ndarray:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict) -> ndarray:
+        return self.copy()
+
     def __reduce__(self) -> tuple:
         return restored, (self.get(),)
 
@@ -187,13 +198,13 @@ class ndarray:
             value = value._host
             if not index.launches and same_memory(self._host[index.parts], value):
                 return  # the second half of a[1:] += b
-        elif not isinstance(value, NUMBERS) and getattr(value, "shape", None) != ():
+        elif not isinstance(value, NUMBERS) and getattr(value, "shape", None) != ():  # host data
             if not index.launches:
                 raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
             counts.uploads += 1
-        else:  # a number: it is filled in, or becomes an array first
+        elif index.launches:  # a number becomes an array first
             counts.launches += 1
-        counts.launches += index.launches or isinstance(value, np.ndarray)
+        counts.launches += max(index.launches, 1)
         counts.waits += index.mask
         with np.errstate(all="ignore"):
             self._host[index.parts] = value
@@ -417,7 +428,8 @@ class ufunc:
     def along(self, method: str, a: ndarray, **options: Any) -> ndarray:
         if not self.table["reduce"]:
             raise NotImplementedError(f"`{self.name}.{method}` is not supported yet")
-        return finish(getattr(self.numpy, method)(unwrap(a), **options), [])
+        launches = 2 if method == "accumulate" else 1
+        return finish(getattr(self.numpy, method)(unwrap(a), **options), [], launches)
 
     def outer(self, a: ndarray, b: ndarray, **options: Any) -> ndarray:
         return self(a.reshape(a.shape + (1,) * b.ndim), b, **options)

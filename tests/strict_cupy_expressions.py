@@ -316,6 +316,38 @@ ANSWERED = {
     "subclass check type name": "type(v).__module__",
 }
 
+#: What CuPy 14.2 refused besides, and how.
+REFUSED_TOO = {
+    "v == [0, 1, 2]": "TypeError",
+    "v < None": "TypeError",
+    "xp.where(v > 0, [1, 2, 3], 0)": "TypeError",
+    "xp.where(v > 0, v)": "ValueError",
+    "xp.clip(v, h3, 1)": "TypeError",
+    "xp.full(3, [1, 2, 3])": "AttributeError",
+    "xp.full(3, h3)": "ValueError",
+    "xp.concatenate([])": "ValueError",
+    "xp.concatenate([v, m])": "ValueError",
+    "xp.stack([v, pair])": "ValueError",
+    "xp.arange()": "TypeError",
+    "xp.add(v)": "TypeError",
+    "v.fill(h3)": "ValueError",
+    "v.item()": "ValueError",
+    "v.item(1)": "TypeError",
+    "int(v)": "TypeError",
+    "iadd(v, m)": "ValueError",
+    "m @ m": "ValueError",
+    "m.reshape(4)": "ValueError",
+    "m.sum(axis=5)": "AxisError",
+    "m.squeeze(0)": "ValueError",
+    "v[xp.array([True, False])]": "IndexError",
+    "v[v]": "IndexError",
+    "v.astype('U3')": "ValueError",
+    "xp.broadcast_to(v, (2,))": "ValueError",
+    "xp.zeros(-1)": "ValueError",
+    "np.sum([v, v])": "TypeError",
+    "xp.zeros((0, 3)).max(axis=0)": "ValueError",
+}
+
 #: Labels that are not written again, by the reason.
 LEFT_OUT = {
     "the stand-in draws no random numbers: MiniRes draws on the host": """
@@ -358,6 +390,10 @@ COSTS = {
     "xp.pad(v234, ((0, 0), (1, 1), (1, 1)), constant_values=2)": (5, 0, 0),
     "xp.concatenate([v, v, v])": (3, 0, 0),
     "xp.stack([v, v, v])": (3, 0, 0),
+    "xp.stack([v] * 9)": (1, 1, 0),
+    "xp.where(v > 1)": (3, 0, 1),
+    "v.astype(int).mean()": (3, 0, 0),
+    "copy.deepcopy(v)": (1, 0, 0),
     "v[1:]": (0, 0, 0),
     "v[0]": (0, 0, 0),
     "v[i]": (1, 0, 0),
@@ -367,6 +403,7 @@ COSTS = {
     "v[v > 1]": (3, 0, 1),
     "set(v, 0, 1.0)": (1, 0, 0),
     "set(v, slice(None), v4[1:])": (1, 0, 0),
+    "set(v, 0, np.array(2.0))": (1, 0, 0),
     "set(v, i, 1.0)": (2, 0, 0),
     "set(v, i, pair)": (1, 0, 0),
     "set(v, i, h2)": (1, 1, 0),
@@ -394,5 +431,5 @@ COSTS = {
     "xp.array([v, v])": (2, 0, 0),
     "xp.full((), 2.0)": (1, 0, 0),
     "xp.linalg.norm(v)": (3, 0, 0),
-    "xp.fuse()(lambda a, b: a * b + a)(v, v)": (1, 0, 0),
+    "xp.fuse(kernel_name='k')(lambda a, b: a * b + a)(v, v)": (1, 0, 0),
 }

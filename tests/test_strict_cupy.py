@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import strict_cupy
 from strict_cupy import API, counts, installed
-from strict_cupy_expressions import ANSWERED, COSTS, LEFT_OUT, REFUSED
+from strict_cupy_expressions import ANSWERED, COSTS, LEFT_OUT, REFUSED, REFUSED_TOO
 
 from minires import Tensor, backend
 from minires import functional as F
@@ -99,6 +99,13 @@ def test_every_answer_of_cupy_is_checked_or_left_out_for_a_reason():
     left_out = [label.strip() for labels in LEFT_OUT.values() for label in re.split(r" /\s", labels)]
     assert sorted([*EXPRESSIONS, *left_out]) == sorted(BEHAVIOUR)
     assert (len(EXPRESSIONS), len(left_out)) == (306, 54)
+
+
+@pytest.mark.parametrize("expression", REFUSED_TOO)
+def test_it_refuses_as_cupy_does(xp, expression):
+    with pytest.raises(Exception) as caught:  # noqa: B017
+        eval(expression, names(xp))
+    assert type(caught.value).__name__ == REFUSED_TOO[expression]
 
 
 @pytest.mark.parametrize("expression", COSTS)
@@ -276,13 +283,16 @@ def test_what_cannot_be_fused_is_refused(xp):
         (AttributeError, lambda a: a.reshape(-1)),
         (AttributeError, lambda a: a.T),
         (AttributeError, lambda a: a.mean()),
+        (AttributeError, lambda a: a / a.size),
         (NotImplementedError, lambda a: a * a.shape[0]),
         (NotImplementedError, lambda a: xp.sum(a, axis=0, keepdims=True)),
     ):
         with pytest.raises(kind):
-            xp.fuse()(inner)(x)
+            xp.fuse(kernel_name="k")(inner)(x)
     with pytest.raises(TypeError, match="Unsupported input type"):
-        xp.fuse()(lambda a, b: a + b)(x, np.ones(3))
+        xp.fuse(kernel_name="k")(lambda a, b: a + b)(x, np.ones(3))
+    with pytest.raises(RuntimeError, match="kernel_name"):
+        xp.fuse()(lambda a: a + a)(x)
     assert xp.fuse(lambda a: a + 1)(np.ones(2)).tolist() == [2, 2]  # host arrays only: the function itself
     assert x.shape == (2, 3)  # and nothing stays forbidden after an error
 

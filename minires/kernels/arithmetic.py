@@ -206,6 +206,8 @@ def power_scalar_forward(x: Array, *, exponent: float) -> tuple[Array, PowerScal
     Errors: ValueError for integers to a negative power. A negative base with a broken exponent gives NaN.
     Source: torch.pow.
     """
+    if exponent < 0 and x.dtype.kind != "f":
+        raise ValueError(f"power: integers to a negative power are no integers, got {x.dtype} ** {exponent}")
     return x**exponent, PowerScalarCache(x, exponent)
 
 

@@ -123,7 +123,8 @@ def slice_forward(x: Array, *, index) -> tuple[Array, SliceCache]:
 
     Shapes: x -> y as NumPy has it.
     Formula: none.
-    Errors: IndexError for an index out of range or of the wrong kind.
+    Errors: IndexError for an index out of range or of the wrong kind. On a GPU an index array's entries are not looked
+        at: CuPy lets one out of range wrap around.
     Source: torch.Tensor.__getitem__.
     """
     parts = index if isinstance(index, tuple) else (index,)
