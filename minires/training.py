@@ -27,6 +27,8 @@ from minires.nn import Module
 from minires.optim import SGD, OneCycleLR
 from minires.tensor import Tensor
 
+SHOW_EVERY = 0.2  # seconds: how often the loss is fetched from the device and shown
+
 
 @dataclass
 class TrainOptions:
@@ -83,14 +85,39 @@ def evaluate(model: Module, dataset: ArrayDataset, batch_size: int = 256, device
     """Mean cross entropy and number of right answers, in evaluation mode; the model's mode is put back afterwards."""
     was_training = model.training
     model.eval()
-    total, correct = 0.0, 0
+    sums = Sums()
     for images, labels in DataLoader(dataset, batch_size):
-        logits = model(images.to(device))
-        labels = labels.to(device)
-        total += F.cross_entropy(logits, labels, reduction="sum").item()
-        correct += int((logits.argmax(dim=1) == labels).sum().item())
+        images, labels = images.to(device), labels.to(device)
+        logits = model(images)
+        sums.add(F.cross_entropy(logits, labels), right_answers(logits, labels), len(labels))
     model.train(was_training)
-    return Score(total / len(dataset), correct, len(dataset))
+    loss, correct = sums.fetch()
+    return Score(loss / len(dataset), correct, len(dataset))
+
+
+class Sums:
+    """The loss and the right answers of many batches. They stay on the device until they are fetched."""
+
+    def __init__(self) -> None:
+        self.loss: Any = 0.0
+        self.correct: Any = 0
+        self.count = 0
+
+    def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
+        """Add a batch: its mean loss, and its right answers."""
+        self.loss = loss.detach().double() * count + self.loss
+        self.correct = correct + self.correct
+        self.count += count
+
+    def fetch(self) -> tuple[float, int]:
+        """Both sums as Python's numbers: on a GPU this waits."""
+        return float(self.loss), int(self.correct)
+
+
+@no_grad()
+def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many images of a batch are classified right, on their device. Shapes: (N, classes), (N,) -> ()."""
+    return (logits.detach().argmax(dim=1) == labels).sum()
 
 
 def check_finite(loss: float, name: str) -> None:
@@ -99,19 +126,21 @@ def check_finite(loss: float, name: str) -> None:
         raise FloatingPointError(f"{name} became {loss}: training has diverged; a smaller --lr usually helps")
 
 
-def train_step(model: Module, optimizer: SGD, images: Tensor, labels: Tensor) -> tuple[float, int]:
-    """One step of gradient descent: forward, backward, update. Returns the loss and the number of right answers.
+def train_step(model: Module, optimizer: SGD, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of gradient descent: forward, backward, update.
 
-    Errors: FloatingPointError where the loss is not a finite number; the parameters are then left as they were.
+    Returns: the loss and the number of right answers, on the device: nothing waits for them here.
+    Errors: FloatingPointError where the loss is not a finite number and lies on the CPU; the parameters are then left
+        as they were.
     """
     optimizer.zero_grad()
     logits = model(images)
     loss = F.cross_entropy(logits, labels)
-    value = loss.item()
-    check_finite(value, "the loss")
+    if loss.device == "cpu":
+        check_finite(loss.item(), "the loss")
     loss.backward()
     optimizer.step()
-    return value, int((logits.detach().argmax(dim=1) == labels).sum().item())
+    return loss, right_answers(logits, labels)
 
 
 def fit(
@@ -142,14 +171,17 @@ def fit(
     with tqdm(total=options.epochs * len(loader), unit="batch", desc="training") as bar:
         for epoch in range(1, options.epochs + 1):
             start = time.perf_counter()
-            total, correct, seen = 0.0, 0, 0
+            sums, shown = Sums(), time.perf_counter()
             for images, labels in loader:
                 loss, right = train_step(model, optimizer, images.to(options.device), labels.to(options.device))
                 lr = schedule.get_last_lr()[0]
                 schedule.step()
-                total, correct, seen = total + loss * len(labels), correct + right, seen + len(labels)
-                bar.set_postfix(loss=f"{total / seen:.4f}", accuracy=f"{correct / seen:.2%}", refresh=False)
+                sums.add(loss, right, len(labels))
                 bar.update()
+                if time.perf_counter() > shown + SHOW_EVERY:
+                    show(bar, sums)
+                    shown = time.perf_counter()
+            total, correct, seen = *show(bar, sums), sums.count
             score = evaluate(model, test, device=options.device)
             seconds = time.perf_counter() - start
             check_finite(score.loss, "the test loss")
@@ -162,6 +194,17 @@ def fit(
             if on_epoch is not None:
                 on_epoch(line)
     return score
+
+
+def show(bar: Any, sums: Sums) -> tuple[float, int]:
+    """Fetch what was summed up, and show it beside the progress bar.
+
+    Errors: FloatingPointError where the loss is not a finite number.
+    """
+    total, correct = sums.fetch()
+    check_finite(total, "the loss")
+    bar.set_postfix(loss=f"{total / sums.count:.4f}", accuracy=f"{correct / sums.count:.2%}", refresh=False)
+    return total, correct
 
 
 def check_options(options: TrainOptions) -> None:
