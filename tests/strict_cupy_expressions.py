@@ -395,6 +395,7 @@ COSTS = {
     "xp.matmul(m, m.T, out=z34[:2, ::2])": (2, 0, 0),
     "xp.pad(v234, ((0, 0), (1, 1), (1, 1)))": (2, 0, 0),
     "xp.pad(v234, ((0, 0), (1, 1), (1, 1)), constant_values=2)": (5, 0, 0),
+    "xp.pad(v, pad_width=1)": (2, 0, 0),
     "xp.concatenate([v, v, v])": (3, 0, 0),
     "xp.stack([v, v, v])": (3, 0, 0),
     "xp.stack([v] * 9)": (1, 1, 0),
