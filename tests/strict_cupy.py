@@ -13,7 +13,8 @@ test_strict_cupy.py holds its answers against cupy_behaviour.json, what CuPy 14.
     waits       where the host stands still for a value: float, int, bool, item, tolist, printing, and what depends on
                 the number of true values: a[mask], a[mask] = b, nonzero, bincount, unique
 New arrays are in C order whatever the order of the operands, as in CuPy and unlike NumPy. Unlike a GPU it computes at
-once, in NumPy's order and with NumPy's rounding: races, speed and low memory are not to be seen here.
+once, in NumPy's order and with NumPy's rounding: races, speed and a full memory are not to be seen here; nor is what
+``fuse`` does to a function that uses arrays from outside it (CuPy refuses that).
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ def launches_of(label: str, given: list[Any], options: dict[str, Any]) -> int:
         counts.uploads += len(given[0]) > 8
         return len(given[0]) if len(given[0]) <= 8 else 1
     if label == "pad":  # zeros and one copy; another value is filled in side by side
-        sides = np.broadcast_to(given[1], (given[0].ndim, 2))
+        widths = options["pad_width"] if "pad_width" in options else given[1]
+        sides = np.broadcast_to(widths, (given[0].ndim, 2))
         return 2 if np.all(options.get("constant_values", 0) == 0) else 1 + int((sides > 0).sum())
     if label == "where" and len(given) == 1:
         return 2

@@ -297,12 +297,17 @@ def test_what_cannot_be_fused_is_refused(xp):
     assert x.shape == (2, 3)  # and nothing stays forbidden after an error
 
 
-def test_it_is_there_within_the_block_only():
-    before = sys.modules.get("cupy")
+def test_it_is_there_within_the_block_only(monkeypatch):
+    for name in strict_cupy.MODULES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     with installed() as cupy:
         assert sys.modules["cupy"] is cupy and backend.cuda_problem() is None
         assert backend.array_module(cupy.ones(2)) is cupy and not isinstance(cupy.ones(2), np.ndarray)
-    assert sys.modules.get("cupy") is before
+    assert not set(strict_cupy.MODULES) & set(sys.modules)
+    monkeypatch.setitem(sys.modules, "cupy", np)  # as where another one is imported already
+    with pytest.raises(ZeroDivisionError), installed():
+        raise ZeroDivisionError
+    assert sys.modules["cupy"] is np
 
 
 def test_a_training_step_runs_and_is_counted(xp):
