@@ -116,15 +116,23 @@ def leaf(*shape):
     return Tensor(np.random.default_rng(16).standard_normal(shape), requires_grad=True, device="cuda")
 
 
-def test_gradcheck_asks_for_the_host():
-    """Its thousands of small forwards would cost more launches than arithmetic, and the kernels are the same."""
-    with pytest.raises(ValueError, match="input 0 is on cuda: check on the CPU"):
-        gradcheck(lambda x: x.exp(), leaf(3))
-    with pytest.raises(ValueError, match="on cuda: check on the CPU"):
-        check_function(lambda x: x.exp(), leaf(3))
-    with pytest.raises(ValueError, match="on cuda: check on the CPU"):
-        check_function(network(BasicBlock).to(FLOAT64).to("cuda"), leaf(2, 2, 4, 4).cpu())
-    assert gradcheck(lambda x: x.exp(), leaf(3).detach().cpu().requires_grad_())
+@pytest.mark.thorough
+def test_gradcheck():
+    assert gradcheck(lambda x, w: F.conv2d(x, w, padding=1), (leaf(1, 2, 3, 3), leaf(2, 2, 2, 2)))
+    assert check_function(lambda x: F.softmax(x, 1), leaf(2, 3)).ok
+    assert check_function(network(BasicBlock).to(FLOAT64).to("cuda"), leaf(2, 2, 4, 4)).ok
+
+
+@pytest.mark.thorough
+def test_gradcheck_finds_a_wrong_factor():
+    def doubled(dy, cache):
+        return 2 * minires.kernels.exp_backward(dy, cache)
+
+    def wrong(x):
+        return minires.apply(minires.kernels.exp_forward, doubled, x)
+
+    assert not gradcheck(wrong, leaf(3), raise_exception=False)
+    assert not check_function(wrong, leaf(3)).ok
 
 
 def test_a_copy_of_a_model_on_the_device_is_its_own():
