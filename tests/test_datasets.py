@@ -228,6 +228,15 @@ def link(name, kind=tarfile.SYMTYPE, target="/etc/passwd"):
     return add
 
 
+def again(name, content):
+    def add(archive, folder):
+        info = tarfile.TarInfo(f"{folder}/{name}")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+
+    return add
+
+
 def archive_of(layout, members, *more, mode="w:gz"):
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=mode) as archive:
@@ -258,7 +267,7 @@ def cifar_faults(layout, files):
         "a path that leads out": (archive_of(layout, {f"../{n}": c for n, c in named.items()}), "is not in it"),
         "a link": (archive_of(layout, without, link("test_batch.bin")), "no plain file"),
         "a hard link": (archive_of(layout, without, link("test_batch.bin", tarfile.LNKTYPE, first)), "no plain file"),
-        "twice": (archive_of(layout, named, link("test_batch.bin")), "in it twice"),
+        "twice": (archive_of(layout, named, again("test_batch.bin", named[test])), "in it twice"),
         "a short member": (archive_of(layout, {**named, first: named[first][:-3073]}), "expected 18,438 bytes"),
         "a long member": (archive_of(layout, {**named, first: named[first] + b"\0"}), "expected 18,438 bytes"),
         "a label out of range": (archive_of(layout, wrong_label), "batch_1.bin: labels must .* got 10 in record 0"),
