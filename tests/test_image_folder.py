@@ -1,6 +1,7 @@
 """Folders of image files as a data set."""
 
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -150,6 +151,15 @@ def test_links_are_followed_but_not_for_ever(tmp_path):
     (tmp_path / "data" / "a" / "again").symlink_to(tmp_path / "data" / "a")
     split = load_data(tmp_path / "data")
     assert len(split.train) + len(split.test) == 15 and split.classes == ("a", "b", "c")
+
+
+def test_a_header_that_lies_is_refused_before_memory_is_given(tmp_path):
+    classes_of(tmp_path, {"a": 3})
+    header = b"BM" + struct.pack("<IHHI", 1000, 0, 0, 54)
+    info = struct.pack("<IiiHHIIiiII", 40, 7000, 9000, 1, 24, 0, 0, 0, 0, 0, 0)
+    (tmp_path / "a" / "00.bmp").write_bytes(header + info + bytes(946))
+    with pytest.raises(DataError, match="00.bmp says that it has 7000x9000 pixels, and it has 1,000 bytes"):
+        load_data(tmp_path)
 
 
 def broken(tmp_path, change):
