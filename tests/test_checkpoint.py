@@ -761,11 +761,3 @@ def test_every_published_file_is_one_of_the_zoo():
         assert name in models.MODELS
         for file in files:
             assert file is None or (file.startswith(f"{name}-") and len(file) == len(name) + 13), file
-
-
-def test_where_weights_are_kept(monkeypatch, tmp_path):
-    monkeypatch.setenv("MINIRES_DATA", str(tmp_path))
-    assert pretrained.cache_folder() == str(tmp_path)
-    monkeypatch.delenv("MINIRES_DATA")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert pretrained.cache_folder() == str(tmp_path / ".cache" / "minires")

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+from minires.data.dataset import ArrayDataset, DataSplit
 from minires.data.digits import digits
-from minires.data.loader import ArrayDataset, DataLoader, DataSplit
+from minires.data.loader import DataLoader
+from minires.data.transforms import Compose, Cutout, Normalize, Pad, RandomCrop, RandomHorizontalFlip
 from minires.names import lookup
 
 DATASETS: dict[str, Callable[[], DataSplit]] = {"digits": digits}
@@ -17,4 +19,17 @@ def load_data(name: str) -> DataSplit:
     return lookup(DATASETS, name, "data set")()
 
 
-__all__ = ["DATASETS", "ArrayDataset", "DataLoader", "DataSplit", "digits", "load_data"]
+__all__ = [
+    "DATASETS",
+    "ArrayDataset",
+    "Compose",
+    "Cutout",
+    "DataLoader",
+    "DataSplit",
+    "Normalize",
+    "Pad",
+    "RandomCrop",
+    "RandomHorizontalFlip",
+    "digits",
+    "load_data",
+]

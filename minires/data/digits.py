@@ -12,7 +12,7 @@ import os
 
 import numpy as np
 
-from minires.data.loader import ArrayDataset, DataSplit
+from minires.data.dataset import ArrayDataset, DataSplit
 
 TRAIN = 1437  # four fifths to train; the other 360 to test
 
@@ -31,4 +31,4 @@ def digits() -> DataSplit:
     images = (images - mean) / std
     train = ArrayDataset(images[:TRAIN], labels[:TRAIN])
     test = ArrayDataset(images[TRAIN:], labels[TRAIN:])
-    return DataSplit(train, test, num_classes=10, in_channels=1)
+    return DataSplit(train, test, num_classes=10, in_channels=1, classes=tuple("0123456789"))

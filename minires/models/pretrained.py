@@ -5,11 +5,11 @@ The eight hex digits in a file's name begin its SHA-256; what does not match is 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import Any
 
 from minires.checkpoint import load, state_dict_of
+from minires.downloads import Published, fetch
 from minires.nn import Module
 
 ADDRESS = "https://download.pytorch.org/models/"
@@ -45,52 +45,13 @@ def weights_file(name: str, weights: str) -> str:
     return file
 
 
-def cache_folder() -> str:
-    """Where fetched files are kept: the folder named by MINIRES_DATA, or ~/.cache/minires."""
-    return os.environ.get("MINIRES_DATA") or os.path.join(os.path.expanduser("~"), ".cache", "minires")
+def fetch_weights(file: str) -> str:
+    """The path of a file of published weights, fetched into the cache folder where it is not there yet.
 
-
-def has_prefix(path: str, prefix: str) -> bool:
-    """Whether a file's SHA-256 begins with these hex digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest().startswith(prefix)
-
-
-def fetch(file: str) -> str:
-    """The path of a published file, fetched into the cache folder where it is not there yet.
-
-    Errors: OSError where it cannot be fetched or what came is not the file, saying which file to put where.
+    Errors: as minires.downloads.fetch.
     """
-    folder = cache_folder()
-    path = os.path.join(folder, file)
     prefix = os.path.splitext(file)[0].rsplit("-", 1)[1]
-    if os.path.exists(path):
-        if has_prefix(path, prefix):
-            return path
-        raise OSError(
-            f"{path} is damaged (its SHA-256 does not begin with {prefix}): remove it, and it is fetched anew"
-        )
-    import pooch
-
-    os.makedirs(folder, exist_ok=True)
-    part = f"{path}.{os.getpid()}.part"
-    try:
-        pooch.HTTPDownloader(progressbar=True, timeout=30)(ADDRESS + file, part, None)
-        if not has_prefix(part, prefix):
-            raise OSError(f"what came does not have a SHA-256 that begins with {prefix}")
-        os.replace(part, path)
-    except Exception as error:  # the network may fail in many ways
-        raise OSError(
-            f"cannot fetch {ADDRESS}{file} ({type(error).__name__}: {error}): "
-            f"get this file elsewhere and put it at {path}"
-        ) from error
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
-    return path
+    return fetch(Published(file, (ADDRESS + file,), f"sha256:{prefix}"))
 
 
 def load_published(model: Module, name: str, weights: str) -> None:
@@ -99,5 +60,5 @@ def load_published(model: Module, name: str, weights: str) -> None:
     Errors: ValueError for weights that were not published; OSError where they cannot be fetched; RuntimeError where
         they do not fit the model (another number of classes, another shortcut).
     """
-    state: dict[str, Any] = state_dict_of(load(fetch(weights_file(name, weights))))
+    state: dict[str, Any] = state_dict_of(load(fetch_weights(weights_file(name, weights))))
     model.load_state_dict(state)

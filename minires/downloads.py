@@ -1,0 +1,154 @@
+"""Files that others publish: fetched once, checked, and kept in a folder.
+
+A file gets its name only when all of it is there and its checksum is right: a download that breaks off leaves nothing.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple
+
+TIMEOUT = 30  # seconds without an answer
+ATTEMPTS = 5  # at one address, each from where the one before broke off
+CHUNK = 1 << 16
+UNPACKED = 1 << 30  # bytes: what a .gz file may grow to while its content is checked
+
+DISPLAY = {"md5": "MD5", "sha256": "SHA-256"}
+
+
+class Published(NamedTuple):
+    """A file, where to get it, and how to know it.
+
+    name: its path in the folder, with / between folders. addresses: in the order in which they are tried.
+    checksum: "md5:..." or "sha256:...", or the first hex digits of one. unpacked: the same of what a .gz file holds:
+    another program's compression gives another file with the same content.
+    """
+
+    name: str
+    addresses: tuple[str, ...]
+    checksum: str
+    unpacked: str = ""
+
+
+def cache_folder() -> str:
+    """Where fetched files are kept: the folder named by MINIRES_DATA, or ~/.cache/minires."""
+    return os.environ.get("MINIRES_DATA") or os.path.join(os.path.expanduser("~"), ".cache", "minires")
+
+
+def in_words(checksum: str) -> str:
+    """A checksum for people: "MD5 f68b3c2d..."."""
+    algorithm, digits = checksum.split(":")
+    return f"{DISPLAY[algorithm]} {digits}"
+
+
+def has_checksum(path: str, checksum: str, opened: Callable[..., Any] = open) -> bool:
+    """Whether a file's checksum begins with these digits; ``opened=gzip.open`` checks what is packed in it."""
+    algorithm, digits = checksum.split(":")
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    size = 0
+    with opened(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+            if opened is gzip.open and size > UNPACKED:
+                return False
+    return digest.hexdigest().startswith(digits)
+
+
+def is_the_file(path: str, file: Published) -> bool:
+    """Whether a file on disk is the published one, packed as it was or by another program."""
+    if has_checksum(path, file.checksum):
+        return True
+    if not file.unpacked:
+        return False
+    try:
+        return has_checksum(path, file.unpacked, gzip.open)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return False
+
+
+def reason(error: Exception) -> str:
+    """Why a download failed, in a few words."""
+    import requests
+
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"the server says {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
+        return f"no answer in {TIMEOUT} seconds"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection broke off"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    return f"{type(error).__name__}: {error}"
+
+
+def download(address: str, file: BinaryIO) -> None:
+    """Fill an empty file from an address, with a progress bar; go on where the connection breaks off.
+
+    Errors: requests.RequestException where the address does not answer, or breaks off again and again.
+    """
+    import pooch
+    import requests
+
+    def start_over(response: Any, *_: Any, **__: Any) -> None:
+        if response.status_code == 200:  # all of the file, though only the rest was asked for
+            file.seek(0)
+            file.truncate()
+
+    for attempt in range(ATTEMPTS):
+        start = file.seek(0, os.SEEK_END)
+        headers = {"Accept-Encoding": "identity"}  # the very bytes of the file
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        downloader = pooch.HTTPDownloader(
+            progressbar=True, chunk_size=CHUNK, timeout=TIMEOUT, headers=headers, hooks={"response": start_over}
+        )
+        try:
+            downloader(address, file, None)
+            return
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
+            if attempt == ATTEMPTS - 1 or file.tell() <= start:
+                raise
+
+
+def fetch(file: Published, folder: str | None = None) -> str:
+    """The path of a published file, fetched into a folder (cache_folder()) where it is not there yet.
+
+    Errors: OSError where no address gives the file, saying which file to put where; where the file that is there is
+        damaged; where the folder cannot be written.
+    """
+    import requests
+
+    path = os.path.join(folder or cache_folder(), *file.name.split("/"))
+    if os.path.exists(path):
+        if is_the_file(path, file):
+            return path
+        raise OSError(
+            f"{path} is damaged (its checksum is not {in_words(file.checksum)}): remove it, and it is fetched anew"
+        )
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    part = f"{path}.{os.getpid()}.part"
+    failures = []
+    try:
+        for address in file.addresses:
+            try:
+                with open(part, "w+b") as stream:
+                    download(address, stream)
+            except requests.RequestException as error:
+                failures.append(f"{address} ({reason(error)})")
+                continue
+            if is_the_file(part, file):
+                os.replace(part, path)
+                return path
+            failures.append(f"{address} (what came is another file)")
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
+    raise OSError(
+        f"cannot fetch {os.path.basename(path)} from {' or '.join(failures)}: "
+        f"get the file with {in_words(file.checksum)} elsewhere and put it at {path}"
+    )
