@@ -19,10 +19,11 @@ from minires.tensor import Tensor
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".th")
 
 
-def write_whole(path: str | os.PathLike, content: bytes) -> None:
+def write_whole(path: str | os.PathLike, content: bytes, previous: str | os.PathLike | None = None) -> None:
     """Write a file beside its place and move it there when it is complete: what was there is never half gone.
 
-    Errors: OSError where the folder cannot be written.
+    Args: previous, where the file that was there goes; None lets it go.
+    Errors: OSError where the folder cannot be written, or the disk is full; what was there is still there then.
     """
     beside = f"{os.fspath(path)}.{os.getpid()}.part"
     try:
@@ -30,11 +31,27 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and os.path.exists(path):
+            os.replace(path, previous)
         os.replace(beside, path)
     except BaseException:
         if os.path.exists(beside):
             os.remove(beside)
         raise
+    sync_folder(os.path.dirname(os.fspath(path)) or ".")
+
+
+def sync_folder(folder: str) -> None:
+    """Bring a folder's names to the disk, so that a new file is found after a power cut; where the system can."""
+    if os.name != "posix":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError:
+        pass  # some file systems refuse it for folders, and keep the file anyway
+    finally:
+        os.close(number)
 
 
 def suffix_of(path: str | os.PathLike) -> str:
@@ -99,7 +116,7 @@ def native(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def to_safetensors(arrays: dict[str, np.ndarray]) -> bytes:
+def to_safetensors(arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
     """Arrays as a .safetensors file. Errors: TypeError for a name or a dtype that the format has not."""
     from safetensors import SafetensorError
     from safetensors.numpy import save
@@ -107,7 +124,7 @@ def to_safetensors(arrays: dict[str, np.ndarray]) -> bytes:
     if "__metadata__" in arrays:
         raise TypeError("save: .safetensors keeps the name __metadata__ for itself")
     try:
-        return save(arrays)
+        return save(arrays, metadata)
     except (SafetensorError, KeyError) as error:
         raise TypeError(f"save: .safetensors cannot hold these arrays: {error}") from error
 
