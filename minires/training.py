@@ -222,7 +222,7 @@ class Training:
     def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """All that is needed to go on from here: arrays by name, and plain values (json.dumps takes them).
 
-        It may be taken between any two steps, except while the last batch of an epoch is in use.
+        It may be taken between any two steps, except while the last batch of an epoch is in use. The arrays share memory.
         """
         loss, correct = self.totals.fetch()
         optimizer = self.optimizer.state_dict()
@@ -240,7 +240,7 @@ class Training:
             "step": self.step,
             "totals": {"loss": loss, "correct": correct, "count": self.totals.count},
             "history": [list(line) for line in self.history],
-            "seconds": self.seconds,
+            "seconds": list(self.seconds),
             "schedule": self.schedule.state_dict(),
             "optimizer": {"param_groups": optimizer["param_groups"], "numbers": numbers},
             "loader": self.loader.state_dict(),

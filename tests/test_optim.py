@@ -277,6 +277,8 @@ def test_the_state_of_pytorchs_optimiser_is_read(name):
     [
         (lambda s: s.update(state={5: s["state"][0]}), "no parameter 5"),
         (lambda s: s["state"][0].update(exp_avg=np.ones(3)), "exp_avg of shape"),
+        (lambda s: s["state"][0].pop("exp_avg"), "expected step and exp_avg and exp_avg_sq of parameter 0"),
+        (lambda s: s["state"][0].update(max_exp_avg_sq=np.ones((2, 2))), "got step and exp_avg"),
         (lambda s: s["param_groups"][0].update(lr=float("nan")), "lr must be"),
         (lambda s: s["param_groups"][0].update(betas=(0.5, 1.5)), "betas"),
         (lambda s: s["param_groups"][0].update(params=[0, 1]), "groups of"),

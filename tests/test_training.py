@@ -215,7 +215,7 @@ def test_divergence_is_said_and_stops(folder, capsys):
     assert re.search(
         r"the loss became (nan|inf) at step \d+ \(epoch 1\), with learning rate [\d.]+e\+28: .* diverged", message
     )
-    assert re.search(r"the first layer whose output is not finite is (conv1|bn1) \(", message)
+    assert re.search(r"the first layer whose output is not finite is [\w.]+ \(", message)
     assert "a smaller --lr" in message and "the last good checkpoint is mine/checkpoint.safetensors (step " in message
     arrays = read_checkpoint(folder / "mine" / "checkpoint.safetensors").arrays
     assert all(np.isfinite(array).all() for array in arrays.values())

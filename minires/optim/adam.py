@@ -19,6 +19,8 @@ class Adam(Optimizer):
     Source: Kingma & Ba 2014; torch.optim.Adam.
     """
 
+    remembers = ("step", "exp_avg", "exp_avg_sq")
+
     def __init__(
         self,
         params: Iterable[Any],

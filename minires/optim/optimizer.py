@@ -21,6 +21,9 @@ class Optimizer:
     Source: torch.optim.Optimizer.
     """
 
+    #: The names of what update remembers about a parameter.
+    remembers: tuple[str, ...] = ()
+
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]):
         """Errors: TypeError for other things than parameters; ValueError for none, or options out of range."""
         self.name = type(self).__name__
@@ -142,7 +145,12 @@ class Optimizer:
             place = int(key)
             if not 0 <= place < len(tensors):
                 raise ValueError(f"{self.name}.load_state_dict: there is no parameter {place} here")
-            loaded[place] = {name: self.own(value, tensors[place], name) for name, value in kept.items()}
+            there = {name: value for name, value in kept.items() if value is not None}
+            if there and set(there) != set(self.remembers):
+                expected_names, names = " and ".join(self.remembers), " and ".join(map(str, there))
+                message = f"expected {expected_names} of parameter {place}, got {names}"
+                raise ValueError(f"{self.name}.load_state_dict: {message}")
+            loaded[place] = {name: self.own(value, tensors[place], name) for name, value in there.items()}
         for group, options in zip(self.param_groups, checked, strict=True):
             group.update(options)
         self.state = loaded

@@ -19,6 +19,8 @@ class SGD(Optimizer):
     Source: torch.optim.SGD; Sutskever et al. 2013.
     """
 
+    remembers = ("momentum_buffer",)
+
     def __init__(
         self,
         params: Iterable[Any],
