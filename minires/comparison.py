@@ -56,7 +56,7 @@ def differing(runs: list[Run]) -> list[str]:
 def table(runs: list[Run]) -> str:
     """The runs as a table for people: where they differ, and what came of each."""
     options = differing(runs)
-    rows = [["run", *[name.replace("_", "-") for name in options], "epochs", "train loss", "test loss", "test", "time"]]
+    rows = [["run", *[name.replace("_", "-") for name in options], "done", "train loss", "test loss", "test", "time"]]
     for run in runs:
         row = [run.name, *[said(run.config.get(name)) for name in options]]
         result = run.config.get("result")

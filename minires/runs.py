@@ -24,7 +24,7 @@ from minires.nn import Module
 from minires.plots import plot_curves
 from minires.progress import Shielded
 from minires.recipes import TrainOptions, check_options
-from minires.run_checkpoint import Checkpoint, Checkpoints, find_checkpoint, options_from
+from minires.run_checkpoint import CURRENT, Checkpoint, Checkpoints, find_checkpoint, options_from
 from minires.training import Epoch, Score, Stopped, Training, fit
 
 CONFIG, METRICS, CURVES, WEIGHTS = "config.json", "metrics.csv", "curves.png", "last.safetensors"
@@ -84,10 +84,14 @@ def resume(out: str, checkpoint_every: str | None = None) -> RunResult:
         options.checkpoint_every = checkpoint_every
         check_options(options)
     options.device = check_device(options.device)
-    for part in folder.glob("*.part"):
-        part.unlink()  # what was being written when the run was stopped
     split = load_data(options.data)
-    write_config(folder, options)
+    try:
+        for part in folder.glob("*.part"):
+            part.unlink()  # what was being written when the run was stopped
+        write_config(folder, options)
+    except OSError as error:
+        kept = "" if checkpoint is None else f"; its checkpoint is still there: {folder / CURRENT}"
+        raise OSError(f"cannot write into {folder}: {error.strerror}{kept}") from error
     return train(options, split, make_model(options, split), folder, checkpoint)
 
 

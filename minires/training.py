@@ -222,7 +222,8 @@ class Training:
     def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """All that is needed to go on from here: arrays by name, and plain values (json.dumps takes them).
 
-        It may be taken between any two steps, except while the last batch of an epoch is in use. The arrays share memory.
+        It may be taken between any two steps, except while the last batch of an epoch is in use.
+        The arrays share the memory of the training.
         """
         loss, correct = self.totals.fetch()
         optimizer = self.optimizer.state_dict()

@@ -277,6 +277,20 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_which(few, monkeypatch,
     assert result_of(few / "cut") == expected
 
 
+def test_a_folder_that_cannot_be_written_any_more(few, monkeypatch, capsys):
+    cut = cut_run(few)
+
+    def locked(*arguments, **keywords):
+        raise OSError(30, "Read-only file system", "cut/config.json.123.part")
+
+    before = (cut / CURRENT).read_bytes()
+    monkeypatch.setattr(runs, "write_whole", locked)
+    assert cli.main("train --resume cut".split()) == 2
+    err = capsys.readouterr().err
+    assert "cannot write into cut: Read-only file system" in err and f"is still there: cut/{CURRENT}" in err
+    assert (cut / CURRENT).read_bytes() == before
+
+
 def test_a_run_without_a_checkpoint_yet_starts_anew(few, capsys):
     runs.run(options(), "whole")
     runs.new_folder("cut", options())
@@ -450,7 +464,7 @@ def test_compare_prints_and_draws(few, capsys):
     capsys.readouterr()
     assert cli.main("compare one two cut --picture all.png".split()) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == "run lr schedule milestones epochs train loss test loss test time".split()
+    assert lines[0].split() == "run lr schedule milestones done train loss test loss test time".split()
     assert lines[1].split()[:3] == ["one", "0.003", "one-cycle"] and "1,2" in lines[2]
     last = comparison.read_run("one").history[-1]
     assert f"{last.test_accuracy:.2%}" in lines[1] and len(lines) == 5
