@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import threading
 import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
@@ -131,7 +132,7 @@ def fetch(file: Published, folder: str | None = None) -> str:
             f"{path} is damaged (its checksum is not {in_words(file.checksum)}): remove it, and it is fetched anew"
         )
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    part = f"{path}.{os.getpid()}.part"
+    part = f"{path}.{os.getpid()}.{threading.get_ident()}.part"
     failures = []
     try:
         for address in file.addresses:

@@ -12,7 +12,7 @@ from minires import functional as F
 from minires.checkpoint import load, read_npz, state_dict_of
 from minires.data import ArrayDataset, DataLoader, load_data
 from minires.data.images import normalize, read_image
-from minires.errors import CheckpointError
+from minires.errors import CheckpointError, DataError
 from minires.graph import no_grad
 from minires.models import INPUTS, create_model, model_entry
 from minires.nn import Module
@@ -108,6 +108,8 @@ def evaluation_data(name: str) -> ArrayDataset:
     if not name.lower().endswith(".npz"):
         try:
             return load_data(name).test
+        except DataError:
+            raise
         except ValueError as error:
             raise ValueError(f"{error} (or a .npz file)") from error
     with open(name, "rb") as file:

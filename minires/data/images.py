@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minires.data.transforms import Normalize
+from minires.errors import DataError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -15,36 +18,50 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 LARGEST = 64_000_000  # pixels, before and after resizing
+SMALL = 4_000_000  # pixels that are taken on trust
+DENSEST = 10_000  # pixels a byte: more no file of photographs has, though a header may claim it
 
 
 def open_image(path: str | os.PathLike) -> Image:
     """An image file in colour: grey becomes equal red, green and blue; transparency is dropped, as torchvision does.
 
-    Errors: FileNotFoundError where there is none; ValueError for a file that is no image, damaged, or too large.
+    Errors: FileNotFoundError where there is none; DataError for a file that is no image, damaged, or too large.
     """
     from PIL import Image, UnidentifiedImageError
 
+    name = os.fspath(path)
     try:
         with Image.open(path) as image:
-            if image.width * image.height > LARGEST:
-                raise ValueError(f"{os.fspath(path)} has {image.width}x{image.height} pixels, more than {LARGEST:,}")
+            check_size(image, name, os.path.getsize(path))
+            if image.format == "PNG":  # its checksums: decoding would not look at them
+                image.verify()
+        with Image.open(path) as image:
             if image.mode.startswith("I;16"):
                 return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             if image.mode in ("I", "F"):
-                raise ValueError(f"{os.fspath(path)} has pixels of 32 bits, whose range is unknown: save it with 8")
+                raise DataError(f"{name} has pixels of 32 bits, whose range is unknown: save it with 8")
             return image.convert("RGB")
+    except (DataError, FileNotFoundError, IsADirectoryError, PermissionError, MemoryError):
+        raise
     except UnidentifiedImageError as error:
-        raise ValueError(f"{os.fspath(path)} is not an image file") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, (FileNotFoundError, IsADirectoryError, PermissionError)):
-            raise
-        raise ValueError(f"{os.fspath(path)} is damaged: {error}") from error
+        raise DataError(f"{name} is not an image file") from error
+    except Exception as error:  # each format's reader fails in ways of its own
+        raise DataError(f"{name} is damaged: {error}") from error
+
+
+def check_size(image: Image, name: str, size: int) -> None:
+    """Errors: DataError for more pixels than memory should be given for, or than a file of ``size`` bytes can hold."""
+    pixels = image.width * image.height
+    if pixels > LARGEST:
+        raise DataError(f"{name} has {image.width}x{image.height} pixels, more than {LARGEST:,}")
+    if pixels > max(SMALL, DENSEST * size):
+        raise DataError(f"{name} says that it has {image.width}x{image.height} pixels, and it has {size:,} bytes")
 
 
 def resize_and_crop(image: Image, resize: int, crop: int) -> Image:
     """The shorter side to ``resize`` pixels (bilinear, antialiased), then the centre square of ``crop`` pixels.
 
-    Errors: ValueError for an image so narrow that resizing it would need too much memory.
+    Errors: DataError for an image so narrow that resizing it would need too much memory.
     Source: torchvision.transforms.Resize and CenterCrop.
     """
     from PIL.Image import Resampling
@@ -52,7 +69,7 @@ def resize_and_crop(image: Image, resize: int, crop: int) -> Image:
     shorter, longer = sorted(image.size)
     long_side = int(resize * longer / shorter)
     if resize * long_side > LARGEST:
-        raise ValueError(f"an image of {image.width}x{image.height} pixels is too narrow to resize to {resize}")
+        raise DataError(f"an image of {image.width}x{image.height} pixels is too narrow to resize to {resize}")
     width, height = (resize, long_side) if image.width <= image.height else (long_side, resize)
     image = image.resize((width, height), Resampling.BILINEAR)
     top, left = int(round((height - crop) / 2.0)), int(round((width - crop) / 2.0))
@@ -64,9 +81,7 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
 
     Shapes: pixels (N, 3, H, W) uint8 -> the same, float32.
     """
-    mean = np.array(MEAN, np.float32)[:, None, None]
-    std = np.array(STD, np.float32)[:, None, None]
-    return (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    return Normalize(MEAN, STD)(pixels)
 
 
 def read_image(path: str | os.PathLike, resize: int = 256, crop: int = 224) -> np.ndarray:

@@ -1,0 +1,77 @@
+"""Reading files of bytes with care: packed or not, exactly as many bytes as expected, and every fault a DataError."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from minires.errors import DataError
+
+CHUNK = 1 << 20  # bytes asked for at once: memory grows only with what is really there
+DEFLATE = 1032  # times its size: more than this no gzip stream unpacks to
+
+
+@contextmanager
+def opened(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
+    """A file for reading, unpacked on the way where it begins as gzip does, and the most bytes that it can hold.
+
+    Errors: DataError that names the file, for whatever is found wrong while it is read; OSError where it cannot be
+        opened.
+    """
+    with open(path, "rb") as raw:
+        size = os.fstat(raw.fileno()).st_size
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        try:
+            if packed:
+                with gzip.GzipFile(fileobj=raw) as file:
+                    yield file, DEFLATE * size
+            else:
+                yield raw, size
+        except DataError as error:
+            raise DataError(f"{os.fspath(path)}: {error}") from error
+        except EOFError as error:
+            raise DataError(f"{os.fspath(path)}: it is cut short") from error
+        except (zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
+            raise DataError(f"{os.fspath(path)}: it is damaged: {error}") from error
+
+
+def read_bytes(file: Any, count: int) -> bytearray:
+    """Exactly so many bytes. Errors: DataError where there are fewer."""
+    content = bytearray()
+    while len(content) < count:
+        chunk = file.read(min(CHUNK, count - len(content)))
+        if not chunk:
+            raise DataError(f"it is cut short: expected {count:,} bytes, got {len(content):,}")
+        content += chunk
+    return content
+
+
+def fill(file: Any, array: np.ndarray) -> None:
+    """Fill an array of bytes from a file. Shapes: array (n,) uint8. Errors: DataError where there are fewer bytes."""
+    done = 0
+    while done < len(array):
+        count = file.readinto(memoryview(array)[done : done + CHUNK])
+        if not count:
+            raise DataError(f"it is cut short: expected {len(array):,} bytes, got {done:,}")
+        done += count
+
+
+def check_end(file: Any) -> None:
+    """Errors: DataError where a file goes on. (Reading to the end makes gzip compare its checksum.)"""
+    if file.read(1):
+        raise DataError("it goes on after its last byte")
+
+
+def check_labels(labels: np.ndarray, classes: int) -> None:
+    """Errors: DataError for a label that is no class."""
+    wrong = np.flatnonzero(labels >= classes)
+    if len(wrong):
+        raise DataError(f"labels must lie between 0 and {classes - 1}, got {labels[wrong[0]]} in record {wrong[0]}")

@@ -1,0 +1,206 @@
+"""A folder of image files as a data set: a folder for each class, as torchvision's ImageFolder reads it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from minires.data.dataset import ArrayDataset, DataSplit
+from minires.data.images import MEAN, STD, check_size, open_image, resize_and_crop
+from minires.data.transforms import Normalize
+from minires.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+TRAIN, TESTS = "train", ("test", "val")
+KEPT = 1 << 30  # bytes of pixels that are read once and kept; more are read again for every batch
+RESIZE, CROP = 256, 224  # where the images have several sizes, or a size too large for a network
+AS_IT_IS = 224  # pixels: images of one size up to this are not resized
+TEST_SHARE = 0.2
+SEED = 0
+
+
+class ImageFiles:
+    """Image files that look like an array (N, 3, crop, crop) uint8: what is indexed is read.
+
+    Args: resize, the shorter side's pixels, and crop, the centre square's; both None for images of one size.
+    Errors: DataError that names the file, for one that is damaged or of another size than the others.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, paths: list[str], size: tuple[int, int], resize: int | None = None, crop: int | None = None):
+        self.paths = np.array(paths, object)
+        self.resize = resize
+        self.crop = crop
+        self.shape = (len(paths), 3, *size) if crop is None else (len(paths), 3, crop, crop)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        paths = self.paths[index]
+        if isinstance(paths, str):
+            return self.read(paths)
+        out = np.empty((len(paths), *self.shape[1:]), np.uint8)
+        for i, path in enumerate(paths):
+            out[i] = self.read(path)
+        return out
+
+    def read(self, path: str) -> np.ndarray:
+        """One image. Shapes: -> (3, H, W) uint8. Errors: as the class; FileNotFoundError where it is gone."""
+        image = open_image(path)
+        if self.resize is not None and self.crop is not None:
+            try:
+                image = resize_and_crop(image, self.resize, self.crop)
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from error
+        pixels = np.asarray(image).transpose(2, 0, 1)
+        if pixels.shape != self.shape[1:]:
+            raise DataError(
+                f"{path} has {pixels.shape[2]}x{pixels.shape[1]} pixels, the others {self.shape[3]}x{self.shape[2]}"
+            )
+        return pixels
+
+    def all(self) -> np.ndarray:
+        """Every image, with a progress bar. Shapes: -> (N, 3, H, W) uint8. Errors: as read."""
+        from tqdm.auto import tqdm
+
+        out = np.empty(self.shape, np.uint8)
+        for i, path in enumerate(tqdm(self.paths, desc="reading images", unit="image", leave=False)):
+            out[i] = self.read(path)
+        return out
+
+
+def subfolders(folder: str | os.PathLike) -> list[str]:
+    """The names of the folders in a folder, sorted; hidden ones are left out."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def image_paths(folder: str) -> list[str]:
+    """The image files in a folder and the folders below it, in the order of torchvision."""
+    found: dict[str, list[str]] = {}
+    walk(folder, (), found)
+    return [os.path.join(place, name) for place in sorted(found) for name in sorted(found[place])]
+
+
+def walk(folder: str, above: tuple[str, ...], found: dict[str, list[str]]) -> None:
+    """Note the image files of a folder and those below it; links are followed, but not back to where they came from."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        inside = list(entries)
+    found[folder] = [e.name for e in inside if not e.is_dir() and e.name.lower().endswith(EXTENSIONS)]
+    for entry in inside:
+        if entry.is_dir():
+            walk(entry.path, (*above, real), found)
+
+
+def find_images(folder: str | os.PathLike, classes: list[str]) -> tuple[list[str], np.ndarray]:
+    """The image files of a folder of class folders, and their labels (N,) int64.
+
+    Errors: DataError for a class folder that is none of ``classes``, or has no image in it.
+    """
+    paths, labels = [], []
+    for name in subfolders(folder):
+        path = os.path.join(folder, name)
+        if name not in classes:
+            raise DataError(f"{path}: there is no such class to train on: there are {', '.join(classes)}")
+        found = image_paths(path)
+        if not found:
+            raise DataError(f"{path} has no image in it: expected files that end in {', '.join(EXTENSIONS)}")
+        paths += found
+        labels += [classes.index(name)] * len(found)
+    if not paths:
+        raise DataError(f"{os.fspath(folder)}: expected a folder of images for each class in it, there is none")
+    return paths, np.array(labels, np.int64)
+
+
+def common_size(paths: list[str]) -> tuple[int, int] | None:
+    """Height and width where all images have one size, by their headers; None where they differ.
+
+    Errors: DataError for a file that is no image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    sizes = set()
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                check_size(image, path, os.path.getsize(path))
+                sizes.add((image.height, image.width))
+        except (DataError, FileNotFoundError, PermissionError):
+            raise
+        except UnidentifiedImageError as error:
+            raise DataError(f"{path} is not an image file") from error
+        except Exception as error:
+            raise DataError(f"{path} is damaged: {error}") from error
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def share_out(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which images to train on and which to test on: of each class a fifth, at least one, drawn by a fixed seed.
+
+    A class of a single image is trained on. Shapes: labels (N,) -> two arrays of indices, in order.
+    """
+    generator = np.random.default_rng(SEED)
+    test = np.zeros(len(labels), bool)
+    for label in range(labels.max() + 1):
+        mine = np.flatnonzero(labels == label)
+        count = max(1, round(TEST_SHARE * len(mine))) if len(mine) > 1 else 0
+        test[generator.permutation(mine)[:count]] = True
+    return np.flatnonzero(~test), np.flatnonzero(test)
+
+
+def check_sizes(resize: int | None, crop: int | None) -> None:
+    """Errors: ValueError for one without the other, or a window larger than the image."""
+    if (resize is None) != (crop is None):
+        raise ValueError(f"image_folder: resize and crop belong together, got resize={resize} and crop={crop}")
+    if resize is not None and crop is not None and not 1 <= crop <= resize:
+        raise ValueError(f"image_folder: expected 1 <= crop <= resize, got resize={resize} and crop={crop}")
+
+
+def image_folder(root: str | os.PathLike, resize: int | None = None, crop: int | None = None) -> DataSplit:
+    """A data set of one's own: ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg (or val/), or ROOT/CLASS/*.jpg.
+
+    Class folders alone are split: a fifth of each class is for the test, always the same. Classes are numbered in the
+    order of their sorted names. Images become colour, normalised with ImageNet's mean and standard deviation. Images of
+    one size, up to 224 pixels, are left as they are; others get the shorter side of 256 and the centre square of 224.
+    Args: resize and crop, other sizes.
+    Shapes: images (N, 3, H, W).
+    Errors: DataError that names the folder or file; FileNotFoundError where there is no such folder.
+    """
+    check_sizes(resize, crop)
+    root = os.fspath(root)
+    if not os.path.isdir(root):
+        raise FileNotFoundError(2, "there is no such folder", root)
+    names = subfolders(root)
+    tests = [name for name in TESTS if name in names]
+    if TRAIN in names and tests:
+        classes = subfolders(os.path.join(root, TRAIN))
+        paths, labels = find_images(os.path.join(root, TRAIN), classes)
+        test_paths, test_labels = find_images(os.path.join(root, tests[0]), classes)
+    elif names == [TRAIN]:
+        raise DataError(f"{root} has train/ and neither test/ nor val/: expected both, or a folder for each class")
+    else:
+        classes = names
+        paths, labels = find_images(root, classes)
+        train, test = share_out(labels)
+        if len(test) == 0:
+            raise DataError(f"{root}: every class has a single image, which leaves none to test on")
+        test_paths, test_labels = [paths[i] for i in test], labels[test]
+        paths, labels = [paths[i] for i in train], labels[train]
+    size = common_size(paths + test_paths)
+    if crop is None and (size is None or max(size) > AS_IT_IS):
+        resize, crop = RESIZE, CROP
+    parts = []
+    keep = None
+    for files, truth in ((paths, labels), (test_paths, test_labels)):
+        images = ImageFiles(files, size or (0, 0), resize, crop)
+        if keep is None:
+            keep = (len(paths) + len(test_paths)) * int(np.prod(images.shape[1:])) <= KEPT
+        parts.append(ArrayDataset(images.all() if keep else images, truth, Normalize(MEAN, STD)))
+    return DataSplit(parts[0], parts[1], len(classes), 3, tuple(classes))
