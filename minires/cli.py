@@ -265,10 +265,7 @@ def train(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--resume goes on with the run's own options: leave out {', '.join(refused)}")
         result = runs.resume(arguments.resume, every)
     else:
-        options = recipes.options_for(given)
-        recipes.check_options(options)
-        print(recipes.describe(options), flush=True)
-        result = runs.run(options, arguments.out)
+        result = runs.run(recipes.options_for(given), arguments.out)
     if result.interrupted:
         print(f"interrupted after {len(result.history)} epochs")
     if result.score is not None:

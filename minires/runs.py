@@ -23,7 +23,7 @@ from minires.models import create_model
 from minires.nn import Module
 from minires.plots import plot_curves
 from minires.progress import Shielded
-from minires.recipes import TrainOptions, check_options
+from minires.recipes import TrainOptions, check_options, describe
 from minires.run_checkpoint import CURRENT, Checkpoint, Checkpoints, find_checkpoint, options_from
 from minires.training import Epoch, Score, Stopped, Training, fit
 
@@ -53,7 +53,9 @@ def run(options: TrainOptions, out: str | None = None) -> RunResult:
         options.data = os.path.abspath(options.data)  # a run may go on from another place
     split = load_data(options.data)
     model = make_model(options, split)
-    return train(options, split, model, new_folder(out, options), None)
+    folder = new_folder(out, options)
+    print(describe(options), flush=True)
+    return train(options, split, model, folder, None)
 
 
 def resume(out: str, checkpoint_every: str | None = None) -> RunResult:
