@@ -148,7 +148,7 @@ def train(options: TrainOptions, split: DataSplit, model: Module, folder: Path, 
         except KeyboardInterrupt:
             print(f"\nstopped at once; {checkpoints.last_good()}\n{again}", flush=True)
             raise
-    return RunResult(folder, score_of(training), training.history, interrupted)
+    return RunResult(folder, training.score, training.history, interrupted)
 
 
 class Kept:
@@ -171,19 +171,11 @@ class Kept:
         write_metrics(self.folder, self.training.history)
 
 
-def score_of(training: Training) -> Score | None:
-    """The score after the last epoch."""
-    if not training.history:
-        return None
-    last, count = training.history[-1], len(training.test)
-    return Score(last.test_loss, round(last.test_accuracy * count), count)
-
-
 def finish(folder: Path, options: TrainOptions, training: Training, interrupted: bool) -> None:
     """Draw the curves and write what came of the run into config.json."""
     plot_curves(training.history, folder / CURVES, title=f"{options.model} on {os.path.basename(options.data)}")
     result: dict[str, Any] = {"epochs": len(training.history), "interrupted": interrupted}
-    score = score_of(training)
+    score = training.score
     if score is not None:
         result.update(test_accuracy=score.accuracy, correct=score.correct, count=score.count)
     epochs = [round(one, 3) for one in training.seconds[: len(training.history)]]

@@ -113,6 +113,34 @@ def evaluate(
     return Score(loss / totals.count, correct, totals.count)
 
 
+def train_step(
+    model: Module,
+    optimizer: Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
+    clip_norm: float = 0.0,
+    on_loss: Callable[[Tensor, Tensor], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of gradient descent: forward, backward, update. Nothing is fetched from the device.
+
+    Args: clip_norm, the longest that the gradients may be, 0 for any length; on_loss is called with what is returned,
+        before anything is changed: what it raises leaves the parameters as they were.
+    Returns: the loss, and the number of right answers, of before the update; both without axes.
+    """
+    optimizer.zero_grad()
+    logits = model(images)
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    value, right = loss.detach(), right_answers(logits, labels)
+    if on_loss is not None:
+        on_loss(value, right)
+    loss.backward()
+    if clip_norm:
+        clip_grad_norm_(model.parameters(), clip_norm)
+    optimizer.step()
+    return value, right
+
+
 class Training:
     """A training under way: model, optimiser, schedule, loader, sums. ``state_dict()`` is what a checkpoint holds."""
 
@@ -145,6 +173,14 @@ class Training:
         return self.model if self.average is None else self.average.module
 
     @property
+    def score(self) -> Score | None:
+        """The score after the last epoch; None before the first is finished."""
+        if not self.history:
+            return None
+        last, count = self.history[-1], len(self.test)
+        return Score(last.test_loss, round(last.test_accuracy * count), count)
+
+    @property
     def epoch(self) -> int:
         """The epoch under way, counted from 1."""
         return len(self.history) + 1
@@ -161,19 +197,15 @@ class Training:
             the loss is looked at only when it is fetched.
         """
         options = self.options
-        images, labels = images.to(options.device), labels.to(options.device)
-        self.optimizer.zero_grad()
-        logits = self.model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
-        self.totals.add(loss.detach(), right_answers(logits, labels), len(labels))
-        self.unread.append(loss.detach().array)
-        self.batch = images
-        if options.device == "cpu":
-            self.check_losses()
-        loss.backward()
-        if options.clip_norm:
-            clip_grad_norm_(self.model.parameters(), options.clip_norm)
-        self.optimizer.step()
+        self.batch, labels = images.to(options.device), labels.to(options.device)
+
+        def note(loss: Tensor, right: Tensor) -> None:
+            self.totals.add(loss, right, len(labels))
+            self.unread.append(loss.array)
+            if options.device == "cpu":
+                self.check_losses()
+
+        train_step(self.model, self.optimizer, self.batch, labels, options.label_smoothing, options.clip_norm, note)
         self.step += 1
         if self.step < self.steps:
             self.schedule.step()
@@ -309,11 +341,11 @@ def fit(
     options: TrainOptions,
     on_epoch: Callable[[Epoch], None] | None = None,
     keeper: Keeper | None = None,
-) -> Training:
+) -> Score:
     """Train a model as the options say, with a progress bar.
 
     Args: on_epoch is called with each epoch's line as soon as it is known; keeper writes checkpoints.
-    Returns: the training as it ended: ``judged`` is the model to use, ``history`` what every epoch gave.
+    Returns: the score on the test images after the last epoch; with options.ema that of the averaged weights.
     Errors: Divergence where a loss or a weight is not finite any more; Stopped (a KeyboardInterrupt) on Ctrl-C, between
         two steps and after a checkpoint was written; a second Ctrl-C stops at once.
     """
@@ -341,7 +373,9 @@ def fit(
             if on_epoch is not None:
                 on_epoch(line)
             between_steps(True)
-    return training
+    score = training.score
+    assert score is not None, "a run has at least one epoch"
+    return score
 
 
 def train_epoch(training: Training, bar: ProgressBar, between_steps: Callable[[], None]) -> None:
