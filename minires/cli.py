@@ -46,7 +46,7 @@ examples:
   minires train --model resnet20 --epochs 20 --lr 0.05 --seed 1 --out runs/mine
   minires train --device cuda
   minires train --recipe cifar-paper --model resnet56
-  minires train --data photos --model resnet18 --epochs 30 --milestones 15,25
+  minires train --data ./photos --model resnet18 --epochs 30
   minires train --resume runs/mine
 """
 

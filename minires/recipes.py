@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from minires.data import DATASETS
 from minires.data.transforms import Compose, RandomCrop, RandomHorizontalFlip
 from minires.names import lookup
 from minires.nn import Module
@@ -111,24 +112,31 @@ AUGMENTATIONS = ("none", "crop", "crop-flip")
 def options_for(given: Mapping[str, Any]) -> TrainOptions:
     """The options of a recipe with some of them overridden.
 
+    Where the length is overridden and the milestones are not, they keep their places: the middle stays the middle.
     Args: given, names of TrainOptions to values; "recipe" names the recipe, and where it is missing the data set does.
     Errors: ValueError for an unknown recipe or data set, or a recipe that needs a data set to be named.
     """
     name = given.get("recipe")
     if name is None:
-        name = RECIPE_OF.get(given.get("data", "digits"), "imagenet")
-    recipe = lookup(RECIPES, name, "recipe")
-    options = replace(TrainOptions(recipe=name), **recipe)
-    options = replace(options, **{key: value for key, value in given.items() if key != "recipe"})
-    if "epochs" in given and "steps" not in given and options.steps:
-        options = replace(options, steps=0)  # the recipe's steps give way to the user's epochs
-        if "milestones" not in given and options.milestones:
-            raise ValueError(
-                f"--epochs: recipe {name} counts in steps; give --milestones in epochs too, or use --steps"
-            )
+        data = given.get("data", "digits")
+        name = RECIPE_OF.get(data, "digits" if data in DATASETS else "imagenet")
+    recipe = replace(TrainOptions(recipe=name), **lookup(RECIPES, name, "recipe"))
+    options = replace(recipe, **{key: value for key, value in given.items() if key != "recipe"})
+    if "epochs" in given and "steps" not in given:
+        options.steps = 0  # the recipe's steps give way to the user's epochs
+    if "milestones" not in given and options.milestones:
+        options.milestones = scaled(options.milestones, recipe.steps or recipe.epochs, options.steps or options.epochs)
+        if not options.milestones:
+            options.schedule = "constant"
     if not options.data:
         raise ValueError(f"recipe {name} needs a data set: --data FOLDER, with a folder for each class")
     return options
+
+
+def scaled(milestones: tuple[int, ...], before: int, now: int) -> tuple[int, ...]:
+    """The same places in a run of another length; those that fall on its ends, or on another, are left out."""
+    places = {round(milestone * now / before) for milestone in milestones}
+    return tuple(sorted(place for place in places if 0 < place < now))
 
 
 def describe(options: TrainOptions) -> str:

@@ -402,6 +402,19 @@ def test_the_digits_recipe_is_the_default_and_options_override():
         assert f"  {field.name.replace('_', '-')} " in text or field.name == "recipe"
 
 
+def test_milestones_keep_their_places_in_a_run_of_another_length():
+    def chosen(**given):
+        found = recipes.options_for(given)
+        recipes.check_options(found)
+        return found.schedule, found.steps, found.epochs, found.milestones
+
+    assert chosen(recipe="cifar-paper", steps=6400)[::3] == ("multi-step", (3200, 4800))
+    assert chosen(recipe="cifar-paper", epochs=20) == ("multi-step", 0, 20, (10, 15))
+    assert chosen(recipe="cifar-paper", epochs=1) == ("constant", 0, 1, ())
+    assert chosen(recipe="imagenet", data="x/y", epochs=9)[3] == (3, 6)
+    assert chosen(recipe="imagenet", data="x/y", epochs=9, milestones=(7,))[3] == (7,)
+
+
 @pytest.mark.parametrize("text, expected", [("7", (7, 0)), ("90s", (0, 90)), ("5m", (0, 300)), ("2h", (0, 7200))])
 def test_intervals(text, expected):
     assert recipes.interval(text) == expected
