@@ -75,8 +75,10 @@ class Totals:
         self.count += count
 
     def fetch(self) -> tuple[float, int]:
-        """Both sums as Python's numbers."""
-        return float(to_numpy(self.loss)), int(to_numpy(self.correct))
+        """Both sums as Python's numbers; one wait for the device."""
+        xp = array_module(self.loss)
+        loss, correct = to_numpy(xp.stack([self.loss, self.correct.astype(np.float64)]))
+        return float(loss), int(correct)
 
 
 @no_grad()
