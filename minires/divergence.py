@@ -19,10 +19,10 @@ def finite(tensor: Tensor) -> bool:
 
 
 @no_grad()
-def first_bad_layer(model: Module, images: Tensor | None) -> str | None:
+def first_bad_layer(model: Module, images: Tensor | None, training: bool = True) -> str | None:
     """The first layer whose output is not finite for these images, in words; None where all are.
 
-    The forward pass is run once more, in training mode; the running statistics are put back afterwards.
+    The forward pass is run once more, in training mode or not; the running statistics are put back afterwards.
     """
     if images is None:
         return None
@@ -30,7 +30,7 @@ def first_bad_layer(model: Module, images: Tensor | None) -> str | None:
         return "the images themselves are not finite"
     before = [(buffer, buffer.array.copy()) for buffer in model.buffers()]
     try:
-        calls, _ = layer_calls(model, images, training=True)
+        calls, _ = layer_calls(model, images, training=training)
     finally:
         for buffer, array in before:
             buffer.array[...] = array
@@ -43,10 +43,10 @@ def first_bad_layer(model: Module, images: Tensor | None) -> str | None:
     return None
 
 
-def explain(what: str, step: int, epoch: int, lr: float, layer: str | None) -> str:
+def explain(what: str, step: int, epoch: int, lr: float, layer: str | None, advice: str) -> str:
     """The message of a divergence."""
     lines = [f"{what} at step {step} (epoch {epoch}), with learning rate {lr:.3g}: training has diverged"]
     if layer is not None:
         lines.append(layer)
-    lines.append("what usually helps: a smaller --lr (a tenth), --warmup, or --clip-norm 1")
+    lines.append(f"what usually helps: {advice}")
     return "\n".join(lines)

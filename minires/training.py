@@ -237,9 +237,16 @@ class Training:
 
     def diverged(self, what: str, step: int) -> Divergence:
         """The error that says what happened, when, and in which layer."""
-        lr = self.schedule.rate(self.options.lr, max(0, step - 1))
+        options = self.options
         layer = first_bad_layer(self.model, self.batch)
-        return Divergence(explain(what, step, self.epoch, lr, layer))
+        if layer is None:  # the statistics of training hide what the running statistics do
+            images, _ = next(iter(DataLoader(self.test, options.batch_size)))
+            layer = first_bad_layer(self.judged, images.to(options.device), training=False)
+        advice = [f"a smaller rate (--lr {options.lr / 10:g})"]
+        advice += ["--warmup"] if options.schedule != "one-cycle" and not options.warmup else []
+        advice += ["--clip-norm 1"] if not options.clip_norm else []
+        lr = self.schedule.rate(options.lr, max(0, step - 1))
+        return Divergence(explain(what, step, self.epoch, lr, layer, ", or ".join(advice)))
 
     # ---- What a checkpoint holds ------------------------------------------------------------------------------------
 

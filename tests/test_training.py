@@ -216,7 +216,10 @@ def test_divergence_is_said_and_stops(folder, capsys):
         r"the loss became (nan|inf) at step \d+ \(epoch 1\), with learning rate [\d.]+e\+28: .* diverged", message
     )
     assert re.search(r"the first layer whose output is not finite is [\w.]+ \(", message)
-    assert "a smaller --lr" in message and "the last good checkpoint is mine/checkpoint.safetensors (step " in message
+    assert (
+        "what usually helps: a smaller rate (--lr 1e+29), or --clip-norm 1\n" in message
+        and "the last good checkpoint is mine/checkpoint.safetensors (step " in message
+    )
     arrays = read_checkpoint(folder / "mine" / "checkpoint.safetensors").arrays
     assert all(np.isfinite(array).all() for array in arrays.values())
 
@@ -249,6 +252,13 @@ def test_a_checkpoint_is_never_written_of_weights_that_are_not_finite(tmp_path):
             progress.check_weights()
         place.array[...] = kept
     progress.check_weights()
+
+
+def test_a_test_loss_that_is_not_finite_names_the_layer_too(folder, capsys):
+    """Each batch is normalised by itself in training; the running statistics overflow."""
+    assert cli.main("train --lr 10 --epochs 2 --out mine".split()) == 2
+    err = capsys.readouterr().err
+    assert "the test loss became nan at step" in err and "the first layer whose output is not finite is" in err
 
 
 def test_weights_that_end_up_infinite_are_a_divergence_too(folder, capsys):
