@@ -10,7 +10,7 @@ from minires import data, functional, kernels, models, nn, optim
 from minires.backend import cuda_problem
 from minires.checkpoint import load, save
 from minires.creation import arange, from_numpy, full, ones, rand, randn, tensor, zeros
-from minires.errors import CheckpointError
+from minires.errors import CheckpointError, DataError
 from minires.functional import cat, matmul, maximum, minimum, stack, where
 from minires.fusion import fuse
 from minires.graph import Node, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "DataError",
     "Node",
     "Tensor",
     "apply",

@@ -149,7 +149,8 @@ def fetch(file: Published, folder: str | None = None) -> str:
     finally:
         if os.path.exists(part):
             os.remove(part)
+    tried = "\n".join(f"  from {failure}" for failure in failures)  # in lines: addresses and paths are long
     raise OSError(
-        f"cannot fetch {os.path.basename(path)} from {' or '.join(failures)}: "
+        f"cannot fetch {os.path.basename(path)}\n{tried}:\n"
         f"get the file with {in_words(file.checksum)} elsewhere and put it at {path}"
     )

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from datasets import at_most, cifar_records, idx, mnist_arrays, publish_cifar, publish_idx, tar
 from serving import serving
 
-from minires import data, downloads
+from minires import DataError, data, downloads
 from minires.data import DataLoader, load_data, published
 from minires.data.cifar import read_cifar
 from minires.data.idx import read_idx, read_idx_images, read_idx_labels
-from minires.errors import DataError
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 IMAGES = mnist_arrays()["t10k-images-idx3-ubyte"]
@@ -117,6 +117,20 @@ def test_without_a_network_each_file_is_named(root, monkeypatch):
         load_data("mnist")
     place = root / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
     assert f"http://127.0.0.1:9/{place.name}" in str(refused.value) and f"put it at {place}" in str(refused.value)
+
+
+def test_the_command_says_all_of_it(root, monkeypatch, capsys):
+    from minires.cli import main
+
+    def no_network(address, file):
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(downloads, "download", no_network)
+    assert main(["train", "--data", "mnist"]) == 2
+    said = capsys.readouterr().err
+    file = published.MNIST.train_images
+    assert all(address in said for address in file.addresses) and file.checksum[4:] in said
+    assert said.rstrip().endswith(f"put it at {root / 'MNIST' / 'raw' / 'train-images-idx3-ubyte.gz'}")
 
 
 def published_md5():
@@ -228,6 +242,15 @@ def link(name, kind=tarfile.SYMTYPE, target="/etc/passwd"):
     return add
 
 
+def again(name, content):
+    def add(archive, folder):
+        info = tarfile.TarInfo(f"{folder}/{name}")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+
+    return add
+
+
 def archive_of(layout, members, *more, mode="w:gz"):
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=mode) as archive:
@@ -258,7 +281,7 @@ def cifar_faults(layout, files):
         "a path that leads out": (archive_of(layout, {f"../{n}": c for n, c in named.items()}), "is not in it"),
         "a link": (archive_of(layout, without, link("test_batch.bin")), "no plain file"),
         "a hard link": (archive_of(layout, without, link("test_batch.bin", tarfile.LNKTYPE, first)), "no plain file"),
-        "twice": (archive_of(layout, named, link("test_batch.bin")), "in it twice"),
+        "twice": (archive_of(layout, named, again("test_batch.bin", named[test])), "in it twice"),
         "a short member": (archive_of(layout, {**named, first: named[first][:-3073]}), "expected 18,438 bytes"),
         "a long member": (archive_of(layout, {**named, first: named[first] + b"\0"}), "expected 18,438 bytes"),
         "a label out of range": (archive_of(layout, wrong_label), "batch_1.bin: labels must .* got 10 in record 0"),

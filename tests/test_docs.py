@@ -72,6 +72,21 @@ def test_the_test_files_of_mnist_become_a_folder(tmp_path):
     assert all(truth[image] == label for image, label in stored.items())
 
 
+def test_the_loader_says_what_it_says(tmp_path):
+    code = next(code for code in blocks("python") if "load_state_dict(state)" in code)
+    result = python(code, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == next(text for text in blocks("") if "batches to go" in text).strip()
+
+
+def test_the_data_sets_that_are_named_exist():
+    from minires.data import DATASETS
+
+    table = README[README.index("| name | what it is |") : README.index("What does not come with MiniRes")]
+    named = [name.strip() for row in table.splitlines()[2:] if row for name in row.split("|")[1].split(",")]
+    assert named == [*DATASETS, "the path of a folder"]
+
+
 def test_the_gradient_check_says_what_it_says(tmp_path):
     code = next(code for code in blocks("python") if "check_kernel" in code)
     result = python(code, tmp_path)

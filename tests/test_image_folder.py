@@ -1,6 +1,7 @@
 """Folders of image files as a data set."""
 
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -116,6 +117,31 @@ def test_large_folders_are_read_batch_by_batch(tmp_path, monkeypatch):
             list(DataLoader(split, 4, workers=1))
 
 
+def test_files_come_in_the_order_of_torchvision(tmp_path):
+    for name in "qbxazkm":
+        for file in ("2.png", "1.png"):
+            picture(tmp_path / "class" / name / file)
+    picture(tmp_path / "class" / "b" / "inner" / "0.png")
+    names = [os.path.relpath(path, tmp_path / "class") for path in folder.image_paths(str(tmp_path / "class"))]
+    walked = sorted(os.walk(tmp_path / "class", followlinks=True))  # as torchvision does it
+    expected = [
+        os.path.relpath(os.path.join(at, name), tmp_path / "class") for at, _, n in walked for name in sorted(n)
+    ]
+    assert names == expected and len(names) == 15
+
+
+def test_a_changed_pixel_of_a_png_is_noticed(tmp_path):
+    classes_of(tmp_path, {"a": 3})
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a" / "00.png", compress_level=0)
+    load_data(tmp_path)
+    content = bytearray((tmp_path / "a" / "00.png").read_bytes())
+    at = content.index(bytes(100)) + 50
+    content[at] = 200
+    (tmp_path / "a" / "00.png").write_bytes(content)
+    with pytest.raises(DataError, match="00.png is damaged"):
+        load_data(tmp_path)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 def test_links_are_followed_but_not_for_ever(tmp_path):
     classes_of(tmp_path / "data", {"a": 5, "b": 5})
@@ -125,6 +151,15 @@ def test_links_are_followed_but_not_for_ever(tmp_path):
     (tmp_path / "data" / "a" / "again").symlink_to(tmp_path / "data" / "a")
     split = load_data(tmp_path / "data")
     assert len(split.train) + len(split.test) == 15 and split.classes == ("a", "b", "c")
+
+
+def test_a_header_that_lies_is_refused_before_memory_is_given(tmp_path):
+    classes_of(tmp_path, {"a": 3})
+    header = b"BM" + struct.pack("<IHHI", 1000, 0, 0, 54)
+    info = struct.pack("<IiiHHIIiiII", 40, 7000, 9000, 1, 24, 0, 0, 0, 0, 0, 0)
+    (tmp_path / "a" / "00.bmp").write_bytes(header + info + bytes(946))
+    with pytest.raises(DataError, match="00.bmp says that it has 7000x9000 pixels, and it has 1,000 bytes"):
+        load_data(tmp_path)
 
 
 def broken(tmp_path, change):

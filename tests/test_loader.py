@@ -62,9 +62,16 @@ def test_a_transform_does_not_change_the_order():
     plain, changed = DataLoader(dataset(), 4, shuffle=True, seed=7), loader()
     for _ in range(2):
         assert [labels for _, labels in epoch(changed)] == [labels for _, labels in epoch(plain)]
-    order = np.random.default_rng(7).permutation(23)  # what the shuffling has always been
-    first = next(iter(DataLoader(dataset(), 4, shuffle=True, seed=7)))
-    assert first[1].tolist() == dataset().labels[order[:4]].tolist()
+    again, generator = DataLoader(dataset(), 4, shuffle=True, seed=7), np.random.default_rng(7)
+    for _ in range(3):  # what the shuffling has always been
+        order = generator.permutation(23)
+        assert [y for _, labels in again for y in labels.tolist()] == dataset().labels[order].tolist()
+
+
+def test_every_batch_draws_anew():
+    same = ArrayDataset(np.broadcast_to(dataset().images[:1], (40, 3, 6, 6)), np.zeros(40, int))
+    batches = epoch(DataLoader(same, 10, transform=lambda i, g: AUGMENT(i, g).astype(np.float32)))
+    assert len(set(batches)) == 4
 
 
 def test_the_transform_sees_what_is_stored_and_bytes_are_normalised_after_it():
@@ -160,7 +167,8 @@ def wrong_states():
         "a float position": good | {"position": 1.5},
         "of another generator": loader(seed=np.random.Generator(np.random.MT19937(1))).state_dict(),
         "half a state": good | {"states": {"shuffle": good["states"]["shuffle"]}},
-        "no numbers": good | {"states": {"shuffle": good["states"]["shuffle"], "augmentation": {"a": 1}}},
+        "no numbers": good
+        | {"states": {"shuffle": loader(seed=5).state_dict()["states"]["shuffle"], "augmentation": {}}},
     }
 
 

@@ -33,7 +33,7 @@ def open_image(path: str | os.PathLike) -> Image:
     try:
         with Image.open(path) as image:
             check_size(image, name, os.path.getsize(path))
-            if image.format == "PNG":  # its checksums: decoding would not look at them
+            if image.format == "PNG":  # its checksums: decoding stops where all pixels are there
                 image.verify()
         with Image.open(path) as image:
             if image.mode.startswith("I;16"):
