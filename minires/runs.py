@@ -19,6 +19,7 @@ from minires.backend import check_device
 from minires.checkpoint import save, write_whole
 from minires.data import DATASETS, DataSplit, load_data
 from minires.divergence import Divergence
+from minires.errors import CheckpointError
 from minires.models import create_model
 from minires.nn import Module
 from minires.plots import plot_curves
@@ -70,18 +71,18 @@ def resume(out: str, checkpoint_every: str | None = None) -> RunResult:
     checkpoint, said = find_checkpoint(folder)
     for line in said:
         print(line)
+    config = read_config(folder, needed=checkpoint is None)
     if checkpoint is None:
-        try:
-            config = json.loads((folder / CONFIG).read_text())
-        except ValueError as error:
-            raise ValueError(f"{folder / CONFIG}: damaged: {error}") from error
-        if isinstance(config, dict) and "result" in config:
+        if "result" in config:
             raise ValueError(f"{folder} is finished: there is nothing to go on with")
         print(f"{folder} has no checkpoint yet: starting from the beginning")
         options = options_from(config)
     else:
         options = checkpoint.options
         print(f"going on with {folder} after step {checkpoint.values.get('step')}")
+    before, now = config.get("versions", versions()), versions()
+    if before != now:
+        print(f"it was begun with {before}, and this is {now}: the last bits may differ")
     if checkpoint_every is not None:
         options.checkpoint_every = checkpoint_every
         check_options(options)
@@ -95,6 +96,24 @@ def resume(out: str, checkpoint_every: str | None = None) -> RunResult:
         kept = "" if checkpoint is None else f"; its checkpoint is still there: {folder / CURRENT}"
         raise OSError(f"cannot write into {folder}: {error.strerror}{kept}") from error
     return train(options, split, make_model(options, split), folder, checkpoint)
+
+
+def read_config(folder: Path, needed: bool) -> dict[str, Any]:
+    """config.json; where it is damaged and not needed, nothing. Errors: CheckpointError for one that is damaged."""
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        if isinstance(config, dict):
+            return config
+    except (ValueError, RecursionError):
+        pass
+    if needed:
+        raise CheckpointError(f"{folder / CONFIG}: damaged, and the run has no checkpoint")
+    return {}
+
+
+def versions() -> dict[str, str]:
+    """What the last bits of a run depend on, beside the machine."""
+    return {"minires": minires.__version__, "numpy": np.__version__, "python": platform.python_version()}
 
 
 def is_small(split: DataSplit) -> bool:
@@ -215,7 +234,7 @@ def write_config(folder: Path, options: TrainOptions, **result: Any) -> None:
     """Write config.json: the options and versions, and in the end what came of them."""
     config = {
         **asdict(options),
-        "versions": {"minires": minires.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        "versions": versions(),
         **result,
     }
     write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())

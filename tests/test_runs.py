@@ -298,6 +298,28 @@ def test_a_run_without_a_checkpoint_yet_starts_anew(few, capsys):
     assert "has no checkpoint yet" in capsys.readouterr().out and result_of(few / "cut") == result_of(few / "whole")
 
 
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000, '{"model": "resnet8"}', '{"lr": "fast"}'])
+def test_a_damaged_config_is_refused_and_not_missed_where_there_is_a_checkpoint(few, capsys, content):
+    cut = cut_run(few)
+    (cut / "config.json").write_text(content)
+    checkpoints = {name: (cut / name).read_bytes() for name in (CURRENT, PREVIOUS)}
+    for name in checkpoints:
+        (cut / name).unlink()
+    assert cli.main("train --resume cut".split()) == 2
+    assert "minires train: " in capsys.readouterr().err
+    for name, kept in checkpoints.items():
+        (cut / name).write_bytes(kept)
+    assert cli.main("train --resume cut".split()) == 0
+    assert json.loads((cut / "config.json").read_text())["result"]["epochs"] == 3
+
+
+def test_another_version_is_said(few, monkeypatch, capsys):
+    cut_run(few)
+    monkeypatch.setattr(runs, "versions", lambda: {"minires": "0.0.1"})
+    runs.resume("cut")
+    assert "and this is {'minires': '0.0.1'}: the last bits may differ" in capsys.readouterr().out
+
+
 def test_a_finished_run_has_nothing_to_go_on_with(few, capsys):
     runs.run(options(), "whole")
     assert cli.main(["train", "--resume", "whole"]) == 2
