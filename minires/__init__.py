@@ -15,7 +15,7 @@ from minires.functional import cat, matmul, maximum, minimum, stack, where
 from minires.fusion import fuse
 from minires.graph import Node, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from minires.models import create_model, list_models
-from minires.random import manual_seed
+from minires.random import get_rng_state, manual_seed, set_rng_state
 from minires.tensor import Tensor, apply
 from minires.values import float32, float64, int64
 
@@ -40,6 +40,7 @@ __all__ = [
     "full",
     "functional",
     "fuse",
+    "get_rng_state",
     "int64",
     "is_grad_enabled",
     "kernels",
@@ -58,6 +59,7 @@ __all__ = [
     "optim",
     "save",
     "set_grad_enabled",
+    "set_rng_state",
     "stack",
     "tensor",
     "where",

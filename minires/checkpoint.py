@@ -19,10 +19,11 @@ from minires.tensor import Tensor
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".th")
 
 
-def write_whole(path: str | os.PathLike, content: bytes) -> None:
+def write_whole(path: str | os.PathLike, content: bytes, previous: str | os.PathLike | None = None) -> None:
     """Write a file beside its place and move it there when it is complete: what was there is never half gone.
 
-    Errors: OSError where the folder cannot be written.
+    Args: previous, where the file that was there goes; None lets it go.
+    Errors: OSError where the folder cannot be written, or the disk is full; what was there is still there then.
     """
     beside = f"{os.fspath(path)}.{os.getpid()}.part"
     try:
@@ -30,11 +31,27 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and os.path.exists(path):
+            os.replace(path, previous)
         os.replace(beside, path)
     except BaseException:
         if os.path.exists(beside):
             os.remove(beside)
         raise
+    sync_folder(os.path.dirname(os.fspath(path)) or ".")
+
+
+def sync_folder(folder: str) -> None:
+    """Bring a folder's names to the disk, so that a new file is found after a power cut; where the system can."""
+    if os.name != "posix":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError:
+        pass  # some file systems refuse it for folders, and keep the file anyway
+    finally:
+        os.close(number)
 
 
 def suffix_of(path: str | os.PathLike) -> str:
@@ -100,7 +117,7 @@ def native(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def to_safetensors(arrays: dict[str, np.ndarray]) -> bytes:
+def to_safetensors(arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
     """Arrays as a .safetensors file. Errors: TypeError for a name or a dtype that the format has not."""
     from safetensors import SafetensorError
     from safetensors.numpy import save
@@ -108,7 +125,7 @@ def to_safetensors(arrays: dict[str, np.ndarray]) -> bytes:
     if "__metadata__" in arrays:
         raise TypeError("save: .safetensors keeps the name __metadata__ for itself")
     try:
-        return save(arrays)
+        return save(arrays, metadata)
     except (SafetensorError, KeyError) as error:
         raise TypeError(f"save: .safetensors cannot hold these arrays: {error}") from error
 
@@ -147,14 +164,40 @@ def read_npz(content: bytes) -> dict[str, np.ndarray]:
 
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > 1100 * len(content):
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > 1100 * len(content):
                 raise CheckpointError("the zip's contents are larger than any compression allows")
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return {name: native(file[name]) for name in file.files}
+            return {entry.filename.removesuffix(".npy"): read_npy(archive.read(entry)) for entry in entries}
     except CheckpointError:
         raise
     except Exception as error:  # a damaged zip or header may raise anything
         raise CheckpointError(f"damaged, or not an npz file of arrays: {type(error).__name__}: {error}") from error
+
+
+def read_npy(content: bytes) -> np.ndarray:
+    """The array of a .npy file. (numpy.load would first take the memory that the header asks for.)
+
+    Errors: CheckpointError where the header and the size of the file do not match, and for Python objects; ValueError
+        for a damaged header.
+    """
+    import io
+    import math
+
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise CheckpointError(f"an array of npy version {version} is none of numbers")
+    if dtype.hasobject or dtype.kind not in "biuf":
+        raise CheckpointError(f"the file holds an array of {dtype}, expected numbers")
+    rest = len(content) - file.tell()
+    if math.prod(shape) * dtype.itemsize != rest:
+        raise CheckpointError(f"damaged: an array of shape {shape} and {dtype} does not fill its {rest} bytes")
+    array = np.frombuffer(content, dtype, offset=file.tell()).reshape(shape, order="F" if fortran_order else "C")
+    return native(array.copy())  # frombuffer's cannot be written to
 
 
 def as_tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:

@@ -18,6 +18,8 @@ commands and examples:
   train     train a network and leave its weights, metrics and curves in a folder
               minires train
               minires train --model resnet20 --epochs 20 --lr 0.05 --seed 1 --out runs/mine
+  compare   several runs in one table and one picture
+              minires compare runs/resnet20-digits runs/mine
   summary   what a network is made of: layers, shapes, parameters, multiply-adds
               minires summary resnet50
               minires summary resnet20 --input 1x8x8 --num-classes 10 --json
@@ -35,7 +37,7 @@ commands and examples:
 TRAIN = """\
 Train a residual network and leave config.json, metrics.csv, curves.png and last.safetensors in a folder.
 Without options: a small ResNet on the 1,437 handwritten digits that come with MiniRes, judged on 360 others.
-Ctrl-C ends the training early and saves what is there.
+Ctrl-C ends the training early and saves what is there; --resume goes on, to the same bits as without a stop.
 """
 
 TRAIN_EXAMPLES = """\
@@ -43,6 +45,19 @@ examples:
   minires train
   minires train --model resnet20 --epochs 20 --lr 0.05 --seed 1 --out runs/mine
   minires train --device cuda
+  minires train --recipe cifar-paper --model resnet56
+  minires train --data ./photos --model resnet18 --epochs 30
+  minires train --resume runs/mine
+"""
+
+COMPARE = """\
+Print a table of several runs, the options in which they differ among its columns, and draw their curves in one picture.
+"""
+
+COMPARE_EXAMPLES = """\
+examples:
+  minires compare runs/resnet20-digits runs/mine
+  minires compare runs/* --picture lr.png
 """
 
 SUMMARY = "List a network's layers with output shape, parameters and multiply-adds, counted by running one image."
@@ -120,6 +135,9 @@ def make_parser() -> argparse.ArgumentParser:
         )
 
     add_train_options(command("train", TRAIN, TRAIN_EXAMPLES))
+    compare = command("compare", COMPARE, COMPARE_EXAMPLES)
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
+    compare.add_argument("--picture", default="compare.png", help="where to draw (default: compare.png)")
     summary = command("summary", SUMMARY, SUMMARY_EXAMPLES)
     summary.add_argument("model", help="the network's name")
     summary.add_argument("--input", type=image_shape, help="CHANNELSxHEIGHTxWIDTH (default: what it was made for)")
@@ -148,29 +166,54 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
-    """The options of ``train``; their defaults are those of TrainOptions."""
-    from minires.training import TrainOptions
+    """The options of ``train``: those of TrainOptions. One that is not given is the recipe's."""
+    from minires import recipes
 
     explained = {
+        "recipe": f"settings by name: {', '.join(recipes.RECIPES)} (default: by the data set)",
         "model": f"the network: {', '.join(minires.models.list_models())}",
-        "data": f"the data set: {', '.join(minires.data.DATASETS)}",
+        "data": f"the data set: {', '.join(minires.data.DATASETS)}, or a folder",
         "epochs": "how often to go through the training images",
+        "steps": "the length of the run in batches, in place of --epochs",
         "batch_size": "images a step",
-        "lr": "the highest learning rate of the one-cycle schedule",
+        "optimizer": ", ".join(recipes.OPTIMIZERS),
+        "lr": "the learning rate: the highest of its schedule",
         "momentum": "of SGD",
-        "weight_decay": "of SGD",
+        "weight_decay": "of the optimizer",
+        "schedule": ", ".join(recipes.SCHEDULES),
+        "milestones": "where multi-step multiplies the rate by --gamma, such as 30,60: epochs, or steps with --steps",
+        "gamma": "see --milestones",
+        "warmup": "start from a tenth of the rate, and grow for so many epochs, or steps with --steps",
+        "augment": f"random changes to the training images: {', '.join(recipes.AUGMENTATIONS)}",
+        "label_smoothing": "the share of each label that is spread over all classes",
+        "clip_norm": "the longest that all gradients together may be; 0 for any length",
+        "ema": "judge and keep a moving average of the weights with this decay, such as 0.999; 0 for none",
         "seed": "of the initial weights and the shuffling: the same seed gives the same result",
         "device": "cpu or cuda",
         "threads": "of the matrix products; 0 means one for small images (other work then slows it little)",
+        "workers": "threads that prepare batches ahead; 0 for none",
+        "checkpoint_every": "how often within an epoch: a number of steps, or a time such as 90s, 5m, 2h",
     }
-    for field in fields(TrainOptions):
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=type(field.default),
-            default=field.default,
-            help=f"{explained[field.name]} (default: {field.default})",
-        )
+    usual = recipes.TrainOptions()
+    for field in fields(recipes.TrainOptions):
+        option = f"--{field.name.replace('_', '-')}"
+        if field.name == "nesterov":
+            parser.add_argument(option, action="store_true", default=None, help="Nesterov's variant of SGD")
+            continue
+        value = recipes.shown(getattr(usual, field.name))
+        default = "" if field.name == "recipe" else f" (recipe digits: {value})"
+        kind = milestones if field.name == "milestones" else type(field.default)
+        parser.add_argument(option, type=kind, default=None, help=explained[field.name] + default)
     parser.add_argument("--out", metavar="FOLDER", help="where to leave the run (default: runs/MODEL-DATA, numbered)")
+    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, with its own options")
+
+
+def milestones(text: str) -> tuple[int, ...]:
+    """``30,60`` as (30, 60). Errors: argparse.ArgumentTypeError for anything else."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected numbers such as 30,60, got {text!r}")
+    return tuple([int(part) for part in parts])
 
 
 def add_weights_options(parser: argparse.ArgumentParser) -> None:
@@ -211,16 +254,37 @@ def check_picture(path: str) -> None:
 
 def train(arguments: argparse.Namespace) -> int:
     """Run ``minires train``; returns the exit status."""
-    from minires.training import TrainOptions, run
+    from minires import recipes, runs
 
-    options = TrainOptions(**{field.name: getattr(arguments, field.name) for field in fields(TrainOptions)})
-    result = run(options, arguments.out)
+    named = [field.name for field in fields(recipes.TrainOptions)]
+    given = {name: getattr(arguments, name) for name in named if getattr(arguments, name) is not None}
+    if arguments.resume is not None:
+        every = given.pop("checkpoint_every", None)
+        refused = [f"--{name.replace('_', '-')}" for name in given] + (["--out"] if arguments.out is not None else [])
+        if refused:
+            raise ValueError(f"--resume goes on with the run's own options: leave out {', '.join(refused)}")
+        result = runs.resume(arguments.resume, every)
+    else:
+        result = runs.run(recipes.options_for(given), arguments.out)
     if result.interrupted:
-        print(f"interrupted after {len(result.history)} of {options.epochs} epochs")
-    score = result.score
-    print(f"test accuracy: {score.accuracy:.2%} ({score.correct}/{score.count})")
+        print(f"interrupted after {len(result.history)} epochs")
+    if result.score is not None:
+        score = result.score
+        print(f"test accuracy: {score.accuracy:.2%} ({score.correct}/{score.count})")
     print(f"saved in {result.folder}: config.json, metrics.csv, curves.png, last.safetensors")
     return 130 if result.interrupted else 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Run ``minires compare``; returns the exit status."""
+    from minires import comparison
+
+    check_picture(arguments.picture)
+    found = [comparison.read_run(folder) for folder in arguments.runs]
+    print(comparison.table(found), flush=True)
+    comparison.plot(found, arguments.picture)
+    print(f"curves in {arguments.picture}")
+    return 0
 
 
 def summary(arguments: argparse.Namespace) -> int:
@@ -289,6 +353,7 @@ def bench(arguments: argparse.Namespace) -> int:
 
 COMMANDS = {
     "train": train,
+    "compare": compare,
     "summary": summary,
     "predict": predict,
     "eval": evaluate,

@@ -53,6 +53,43 @@ def plot_curves(history: list[Epoch], path: str | Path, title: str = "") -> None
     figure.savefig(path)
 
 
+def plot_runs(runs: list[tuple[str, list[Epoch]]], path: str | Path) -> None:
+    """Loss and error of several runs by epoch, a colour each: dashed in training, whole on the test images.
+
+    Args: runs, names and epochs; path, where to write.
+    Errors: OSError where the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+    figure = Figure(figsize=(11, 4.2 + 0.2 * len(runs)), dpi=100, layout="constrained")
+    loss_axes, error_axes = figure.subplots(1, 2)
+    colors = [f"C{i % 10}" for i in range(len(runs))]
+    for (name, history), color in zip(runs, colors, strict=True):
+        epochs = [line.epoch for line in history]
+        last = f"{history[-1].test_accuracy:.2%}" if history else "no epoch"
+        loss_axes.plot(epochs, [line.train_loss for line in history], "--", color=color, alpha=0.6)
+        loss_axes.plot(epochs, [line.test_loss for line in history], color=color, marker="s", markersize=3)
+        error_axes.plot(epochs, [100 * (1 - line.train_accuracy) for line in history], "--", color=color, alpha=0.6)
+        errors = [100 * (1 - line.test_accuracy) for line in history]
+        error_axes.plot(epochs, errors, color=color, marker="s", markersize=3, label=f"{name}: {last}")
+    for axes in (loss_axes, error_axes):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    lines = [line for _, history in runs for line in history]
+    if lines and all(line.train_loss > 0 and line.test_loss > 0 for line in lines):
+        loss_axes.set_yscale("log")
+        loss_axes.yaxis.set_major_formatter(ScalarFormatter())
+    if lines:
+        error_axes.set_ylim(bottom=0)
+    loss_axes.set_ylabel("cross entropy")
+    error_axes.set_ylabel("error (%)")
+    loss_axes.set_title("dashed: training (during the epoch); whole: test")
+    figure.legend(loc="outside lower center", ncols=1 if len(runs) <= 6 else 2)
+    figure.savefig(path)
+
+
 def plot_confusion(matrix: np.ndarray, path: str | Path, title: str = "", labels: list[str] | None = None) -> None:
     """A confusion matrix as a PNG: rows are the truth, columns the prediction, the diagonal is right.
 

@@ -5,7 +5,7 @@ It starts from seed 0 in every process, so that a program without a seed gives t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,3 +37,19 @@ def default_generator(generator: np.random.Generator | None = None) -> np.random
     if not isinstance(generator, np.random.Generator):
         raise TypeError(f"generator: expected numpy.random.default_rng(seed), got {generator!r}")
     return generator
+
+
+def get_rng_state() -> dict[str, Any]:
+    """Where MiniRes's own generator stands, as plain numbers and text (json.dumps takes them)."""
+    return default_generator().bit_generator.state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put MiniRes's own generator where get_rng_state() found it.
+
+    Errors: ValueError for what is no such state; the generator then stays where it is.
+    """
+    try:
+        default_generator().bit_generator.state = state
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise ValueError(f"set_rng_state: expected what get_rng_state() gave: {error}") from error

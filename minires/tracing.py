@@ -29,16 +29,17 @@ class Observer:
         return output
 
 
-def layer_calls(model: Module, *inputs: Any) -> tuple[list[Call], Any]:
-    """Run the model in evaluation mode: the calls of its layers, and its output. The model is left as it was.
+def layer_calls(model: Module, *inputs: Any, training: bool = False) -> tuple[list[Call], Any]:
+    """Run the model in evaluation (or training) mode: the calls of its layers, and its output.
 
+    The model is left as it was, except for the running statistics that batch norm updates in training mode.
     Errors: whatever the model raises for these inputs.
     """
     calls: list[Call] = []
     layers = [(name, module) for name, module in model.named_modules() if not list(module.named_children())]
     modes = [(module, module.training) for module in model.modules()]
     own = [(layer, vars(layer).get("forward")) for _, layer in layers]  # one set on the layer itself is put back
-    model.eval()
+    model.train(training)
     try:
         for name, layer in layers:
             layer.forward = Observer(name, layer, calls)  # type: ignore[method-assign]  # found before the class's

@@ -1,49 +1,34 @@
-"""A whole run: epochs over a data set, and the folder that it leaves behind."""
+"""Training: one step, an epoch, a whole fit; and all that changes on the way, so that it can go on from any step."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-import platform
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-import minires
 from minires import functional as F
-from minires.checkpoint import save
-from minires.data import ArrayDataset, DataLoader, load_data
+from minires import random
+from minires.backend import Array, array_module, to_numpy
+from minires.data import ArrayDataset, DataLoader
+from minires.divergence import Divergence, explain, first_bad_layer
 from minires.graph import no_grad
-from minires.models import create_model
 from minires.nn import Module
-from minires.optim import SGD, OneCycleLR
+from minires.optim import AveragedModel, Optimizer, clip_grad_norm_
+from minires.optim.swa_utils import get_ema_avg_fn
+from minires.progress import Forecast, Interruption, ProgressBar
+from minires.recipes import (
+    TrainOptions,
+    augmentation,
+    make_optimizer,
+    make_schedule,
+    total_epochs,
+    total_steps,
+)
 from minires.tensor import Tensor
-
-SHOW_EVERY = 0.2  # seconds: how often the loss is fetched from the device and shown
-
-
-@dataclass
-class TrainOptions:
-    """Everything that a run depends on: the same options give the same result on the same machine."""
-
-    model: str = "resnet20"
-    data: str = "digits"
-    epochs: int = 12
-    batch_size: int = 32
-    lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    seed: int = 0
-    device: str = "cpu"
-    threads: int = 0  # of the matrix products; 0 means one for small images, and the BLAS's own choice otherwise
 
 
 class Epoch(NamedTuple):
@@ -55,7 +40,6 @@ class Epoch(NamedTuple):
     train_accuracy: float
     test_loss: float
     test_accuracy: float
-    seconds: float
 
 
 class Score(NamedTuple):
@@ -71,76 +55,292 @@ class Score(NamedTuple):
         return self.correct / self.count
 
 
-class RunResult(NamedTuple):
-    """What a run ended with."""
-
-    folder: Path
-    score: Score
-    history: list[Epoch]
-    interrupted: bool
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, followed between two steps: the model and the last checkpoint are those of the same step."""
 
 
-@no_grad()
-def evaluate(model: Module, dataset: ArrayDataset, batch_size: int = 256, device: str = "cpu") -> Score:
-    """Mean cross entropy and number of right answers, in evaluation mode; the model's mode is put back afterwards."""
-    was_training = model.training
-    model.eval()
-    sums = Sums()
-    for images, labels in DataLoader(dataset, batch_size):
-        images, labels = images.to(device), labels.to(device)
-        logits = model(images)
-        sums.add(F.cross_entropy(logits, labels), right_answers(logits, labels), len(labels))
-    model.train(was_training)
-    loss, correct = sums.fetch()
-    return Score(loss / len(dataset), correct, len(dataset))
+class Totals:
+    """Sums over the batches of an epoch. They stay on the device until ``fetch``: nothing waits for it."""
 
-
-class Sums:
-    """The loss and the right answers of many batches. They stay on the device until they are fetched."""
-
-    def __init__(self) -> None:
-        self.loss: Any = 0.0
-        self.correct: Any = 0
-        self.count = 0
+    def __init__(self, loss: float = 0.0, correct: int = 0, count: int = 0):
+        self.loss: Array = np.float64(loss)
+        self.correct: Array = np.int64(correct)
+        self.count = count
 
     def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
         """Add a batch: its mean loss, and its right answers."""
-        self.loss = loss.detach().double() * count + self.loss
-        self.correct = correct + self.correct
+        xp = array_module(loss.array)
+        self.loss = xp.asarray(self.loss) + loss.array.astype(np.float64) * count
+        self.correct = xp.asarray(self.correct) + correct.array.astype(np.int64)
         self.count += count
 
     def fetch(self) -> tuple[float, int]:
-        """Both sums as Python's numbers: on a GPU this waits."""
-        return float(self.loss), int(self.correct)
+        """Both sums as Python's numbers; one wait for the device."""
+        xp = array_module(self.loss)
+        loss, correct = to_numpy(xp.stack([self.loss, self.correct.astype(np.float64)]))
+        return float(loss), int(correct)
 
 
 @no_grad()
 def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many images of a batch are classified right, on their device. Shapes: (N, classes), (N,) -> ()."""
+    """How many images of a batch are classified right, on the batch's device. Shapes: (N, classes), (N,) -> ()."""
     return (logits.detach().argmax(dim=1) == labels).sum()
 
 
-def check_finite(loss: float, name: str) -> None:
-    """Errors: FloatingPointError for a loss that is not a finite number."""
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"{name} became {loss}: training has diverged; a smaller --lr usually helps")
+@no_grad()
+def evaluate(
+    model: Module,
+    dataset: ArrayDataset,
+    batch_size: int = 256,
+    device: str = "cpu",
+    on_batch: Callable[[], None] | None = None,
+) -> Score:
+    """Mean cross entropy and number of right answers, in evaluation mode; the model's mode is put back afterwards.
+
+    Args: on_batch is called after each batch.
+    """
+    was_training = model.training
+    model.eval()
+    totals = Totals()
+    try:
+        for images, labels in DataLoader(dataset, batch_size):
+            images, labels = images.to(device), labels.to(device)
+            logits = model(images)
+            totals.add(F.cross_entropy(logits, labels), right_answers(logits, labels), len(labels))
+            if on_batch is not None:
+                on_batch()
+    finally:
+        model.train(was_training)
+    loss, correct = totals.fetch()
+    return Score(loss / totals.count, correct, totals.count)
 
 
-def train_step(model: Module, optimizer: SGD, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of gradient descent: forward, backward, update.
+def train_step(
+    model: Module,
+    optimizer: Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
+    clip_norm: float = 0.0,
+    on_loss: Callable[[Tensor, Tensor], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of gradient descent: forward, backward, update. Nothing is fetched from the device.
 
-    Returns: the loss and the number of right answers, on the device: nothing waits for them here.
-    Errors: FloatingPointError where the loss is not a finite number and lies on the CPU; the parameters are then left
-        as they were.
+    Args: clip_norm, the longest that the gradients may be, 0 for any length; on_loss is called with what is returned,
+        before anything is changed: what it raises leaves the parameters as they were.
+    Returns: the loss, and the number of right answers, of before the update; both without axes.
     """
     optimizer.zero_grad()
     logits = model(images)
-    loss = F.cross_entropy(logits, labels)
-    if loss.device == "cpu":
-        check_finite(loss.item(), "the loss")
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    value, right = loss.detach(), right_answers(logits, labels)
+    if on_loss is not None:
+        on_loss(value, right)
     loss.backward()
+    if clip_norm:
+        clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
-    return loss, right_answers(logits, labels)
+    return value, right
+
+
+class Training:
+    """A training under way: model, optimiser, schedule, loader, sums. ``state_dict()`` is what a checkpoint holds."""
+
+    def __init__(self, model: Module, train: ArrayDataset, test: ArrayDataset, options: TrainOptions):
+        self.model, self.test, self.options = model, test, options
+        self.loader = DataLoader(
+            train,
+            options.batch_size,
+            shuffle=True,
+            drop_last=len(train) % options.batch_size == 1,  # batch norm cannot learn from a single image
+            seed=np.random.default_rng([options.seed, 1]),
+            transform=augmentation(options.augment, train),
+            workers=options.workers,
+        )
+        self.optimizer: Optimizer = make_optimizer(model, options)
+        self.schedule = make_schedule(self.optimizer, options, len(self.loader))
+        self.average = AveragedModel(model, get_ema_avg_fn(options.ema)) if options.ema else None
+        self.steps = total_steps(options, len(self.loader))
+        self.epochs = total_epochs(options, len(self.loader))
+        self.step = 0  # steps made
+        self.batch: Tensor | None = None  # the images of the last one
+        self.totals = Totals()  # of this epoch
+        self.unread: list[Array] = []  # losses that were not looked at yet
+        self.history: list[Epoch] = []
+        self.seconds: list[float] = [0.0]  # of each epoch so far
+
+    @property
+    def judged(self) -> Module:
+        """The model that is evaluated and kept in the end: the averaged one, where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    @property
+    def score(self) -> Score | None:
+        """The score after the last epoch; None before the first is finished."""
+        if not self.history:
+            return None
+        last, count = self.history[-1], len(self.test)
+        return Score(last.test_loss, round(last.test_accuracy * count), count)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, counted from 1."""
+        return len(self.history) + 1
+
+    @property
+    def epoch_end(self) -> int:
+        """How many steps are made when this epoch's batches are used up."""
+        return min(self.epoch * len(self.loader), self.steps)
+
+    def train_batch(self, images: Tensor, labels: Tensor) -> None:
+        """One step of gradient descent: forward, backward, update.
+
+        Errors: Divergence where the loss is not finite. On the CPU the parameters are then left as they were; on a GPU
+            the loss is looked at only when it is fetched.
+        """
+        options = self.options
+        self.batch, labels = images.to(options.device), labels.to(options.device)
+
+        def note(loss: Tensor, right: Tensor) -> None:
+            self.totals.add(loss, right, len(labels))
+            self.unread.append(loss.array)
+            if options.device == "cpu":
+                self.check_losses()
+
+        train_step(self.model, self.optimizer, self.batch, labels, options.label_smoothing, options.clip_norm, note)
+        self.step += 1
+        if self.step < self.steps:
+            self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def check_losses(self) -> tuple[float, float]:
+        """Fetch the losses since the last time. Returns: this epoch's mean loss and accuracy so far.
+
+        Errors: Divergence where one is not finite.
+        """
+        loss, correct = self.totals.fetch()
+        if not math.isfinite(loss):
+            values = [float(to_numpy(value)) for value in self.unread]
+            behind = next((len(values) - i for i, value in enumerate(values) if not math.isfinite(value)), 1)
+            # On the CPU the step is not counted yet when its loss is looked at.
+            step = self.step + 1 if self.options.device == "cpu" else self.step + 1 - behind
+            raise self.diverged(f"the loss became {values[-behind] if values else loss}", step)
+        self.unread.clear()
+        return loss / max(self.totals.count, 1), correct / max(self.totals.count, 1)
+
+    def check_weights(self) -> None:
+        """What a checkpoint would hold must be finite. Errors: Divergence where it is not."""
+        for name, array in self.arrays().items():
+            if array.dtype.kind == "f" and not bool(array_module(array).isfinite(array).all()):
+                raise self.diverged(f"{name} is not finite any more", self.step)
+
+    def diverged(self, what: str, step: int) -> Divergence:
+        """The error that says what happened, when, and in which layer."""
+        options = self.options
+        layer = first_bad_layer(self.model, self.batch)
+        if layer is None:  # the statistics of training hide what the running statistics do
+            images, _ = next(iter(DataLoader(self.test, options.batch_size)))
+            layer = first_bad_layer(self.judged, images.to(options.device), training=False)
+        advice = [f"a smaller rate (--lr {options.lr / 10:g})"]
+        advice += ["--warmup"] if options.schedule != "one-cycle" and not options.warmup else []
+        advice += ["--clip-norm 1"] if not options.clip_norm else []
+        lr = self.schedule.rate(options.lr, max(0, step - 1))
+        return Divergence(explain(what, step, self.epoch, lr, layer, ", or ".join(advice)))
+
+    # ---- What a checkpoint holds ------------------------------------------------------------------------------------
+
+    def arrays(self) -> dict[str, Array]:
+        """Every array that changes, by name: the model's, the optimiser's, the average's."""
+        found = {f"model.{name}": tensor.array for name, tensor in self.model.state_dict().items()}
+        for place, state in self.optimizer.state.items():
+            arrays = {key: value for key, value in state.items() if not isinstance(value, (int, float))}
+            found.update({f"optimizer.{place}.{key}": value for key, value in arrays.items()})
+        if self.average is not None:
+            found.update({f"average.{name}": tensor.array for name, tensor in self.average.state_dict().items()})
+        return found
+
+    def state_dict(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All that is needed to go on from here: arrays by name, and plain values (json.dumps takes them).
+
+        It may be taken between any two steps, except while the last batch of an epoch is in use.
+        The arrays share the memory of the training.
+        """
+        loss, correct = self.totals.fetch()
+        optimizer = self.optimizer.state_dict()
+        numbers = {
+            str(place): {key: value for key, value in state.items() if isinstance(value, (int, float))}
+            for place, state in optimizer["state"].items()
+        }
+        generators = {
+            name: module.generator.bit_generator.state
+            for name, module in self.model.named_modules()
+            if isinstance(getattr(module, "generator", None), np.random.Generator)
+        }
+        values = {
+            "options": asdict(self.options),
+            "step": self.step,
+            "totals": {"loss": loss, "correct": correct, "count": self.totals.count},
+            "history": [list(line) for line in self.history],
+            "seconds": list(self.seconds),
+            "schedule": self.schedule.state_dict(),
+            "optimizer": {"param_groups": optimizer["param_groups"], "numbers": numbers},
+            "loader": self.loader.state_dict(),
+            "random": random.get_rng_state(),
+            "generators": generators,
+        }
+        return {name: to_numpy(array) for name, array in self.arrays().items()}, values
+
+    def load_state_dict(self, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        """Go on from a state_dict().
+
+        Errors: ValueError, KeyError, TypeError or RuntimeError for one that does not fit this model and these data.
+        """
+        parts: dict[str, dict[str, Any]] = {"model": {}, "optimizer": {}, "average": {}}
+        for name, array in arrays.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = array
+        history = [Epoch(*line) for line in values["history"]]
+        step, totals, seconds = values["step"], values["totals"], list(values["seconds"])
+        for line in history:
+            if type(line.epoch) is not int or not all(type(x) is float and math.isfinite(x) for x in line[1:]):
+                raise ValueError(f"the history has a line {line}")
+        if [line.epoch for line in history] != list(range(1, len(history) + 1)) or len(history) > self.epochs:
+            raise ValueError("the history does not count its epochs")
+        before = min(len(history) * len(self.loader), self.steps)
+        if type(step) is not int or not before <= step <= min(before + len(self.loader), self.steps):
+            raise ValueError(f"step {step} does not lie in epoch {len(history) + 1}")
+        if len(seconds) != len(history) + 1 or not all(type(x) is float for x in seconds):
+            raise ValueError("the seconds do not match the history")
+        state: dict[int, dict[str, Any]] = {int(p): dict(kept) for p, kept in values["optimizer"]["numbers"].items()}
+        for name, array in parts["optimizer"].items():
+            place, _, key = name.partition(".")
+            state.setdefault(int(place), {})[key] = array
+        self.model.load_state_dict(parts["model"])
+        self.optimizer.load_state_dict({"state": state, "param_groups": values["optimizer"]["param_groups"]})
+        self.schedule.load_state_dict(values["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(parts["average"])
+        modules = dict(self.model.named_modules())
+        for name, generator_state in values["generators"].items():
+            modules[name].generator.bit_generator.state = generator_state
+        self.loader.load_state_dict(values["loader"])
+        random.set_rng_state(values["random"])
+        self.step, self.history, self.seconds = step, history, seconds
+        self.totals = Totals(float(totals["loss"]), int(totals["correct"]), int(totals["count"]))
+
+
+class Keeper(Protocol):
+    """Where the checkpoints of a fit go, and where it begins."""
+
+    def begin(self, training: Training) -> None:
+        """Bring the training to where it is to begin."""
+
+    def due(self, training: Training) -> bool:
+        """Whether it is time for a checkpoint."""
+
+    def write(self, training: Training) -> None:
+        """Keep the training as it is now."""
 
 
 def fit(
@@ -149,184 +349,79 @@ def fit(
     test: ArrayDataset,
     options: TrainOptions,
     on_epoch: Callable[[Epoch], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> Score:
-    """Train a model with SGD and a one-cycle learning rate, with a progress bar.
+    """Train a model as the options say, with a progress bar.
 
-    Args: on_epoch is called with each epoch's line as soon as it is known.
-    Returns: the score on the test images after the last epoch.
-    Errors: FloatingPointError where the loss diverges; KeyboardInterrupt passes through, with the model as it is then.
+    Args: on_epoch is called with each epoch's line as soon as it is known; keeper writes checkpoints.
+    Returns: the score on the test images after the last epoch; with options.ema that of the averaged weights.
+    Errors: Divergence where a loss or a weight is not finite any more; Stopped (a KeyboardInterrupt) on Ctrl-C, between
+        two steps and after a checkpoint was written; a second Ctrl-C stops at once.
     """
-    from tqdm.auto import tqdm
-
-    loader = DataLoader(
-        train,
-        options.batch_size,
-        shuffle=True,
-        drop_last=len(train) % options.batch_size == 1,  # batch norm cannot learn from a single image
-        seed=np.random.default_rng([options.seed, 1]),
-    )
-    optimizer = SGD(model.parameters(), options.lr, options.momentum, weight_decay=options.weight_decay)
-    schedule = OneCycleLR(optimizer, max_lr=options.lr, total_steps=options.epochs * len(loader))
+    training = Training(model, train, test, options)
+    if keeper is not None:
+        keeper.begin(training)
     model.train()
-    with tqdm(total=options.epochs * len(loader), unit="batch", desc="training") as bar:
-        for epoch in range(1, options.epochs + 1):
-            start = time.perf_counter()
-            sums, shown = Sums(), time.perf_counter()
-            for images, labels in loader:
-                loss, right = train_step(model, optimizer, images.to(options.device), labels.to(options.device))
-                lr = schedule.get_last_lr()[0]
-                schedule.step()
-                sums.add(loss, right, len(labels))
-                bar.update()
-                if time.perf_counter() > shown + SHOW_EVERY:
-                    show(bar, sums)
-                    shown = time.perf_counter()
-            total, correct, seen = *show(bar, sums), sums.count
-            score = evaluate(model, test, device=options.device)
-            seconds = time.perf_counter() - start
-            check_finite(score.loss, "the test loss")
-            line = Epoch(epoch, lr, total / seen, correct / seen, score.loss, score.accuracy, seconds)
-            bar.write(
-                f"epoch {epoch:3d}/{options.epochs}   lr {lr:.4f}   train loss {line.train_loss:.4f} "
-                f"accuracy {line.train_accuracy:7.2%}   test loss {line.test_loss:.4f} "
-                f"accuracy {line.test_accuracy:7.2%}   {seconds:.1f} s"
-            )
+    left = training.epochs - len(training.history)
+    forecast = Forecast(training.steps - training.step, left, options.batch_size, len(test))
+    with ProgressBar(training.step, training.steps, forecast) as bar, Interruption() as interruption:
+
+        def between_steps(due: bool) -> None:
+            """Where the training may be kept, and stopped."""
+            if keeper is not None and (due or interruption.wanted):
+                training.check_losses()
+                training.check_weights()
+                keeper.write(training)
+            if interruption.wanted:
+                raise Stopped
+
+        while len(training.history) < training.epochs:
+            train_epoch(training, bar, lambda: between_steps(keeper is not None and keeper.due(training)))
+            between_steps(False)
+            line = finish_epoch(training, bar, lambda: between_steps(False))
             if on_epoch is not None:
                 on_epoch(line)
+            between_steps(True)
+    score = training.score
+    assert score is not None, "a run has at least one epoch"
     return score
 
 
-def show(bar: Any, sums: Sums) -> tuple[float, int]:
-    """Fetch what was summed up, and show it beside the progress bar.
-
-    Errors: FloatingPointError where the loss is not a finite number.
-    """
-    total, correct = sums.fetch()
-    check_finite(total, "the loss")
-    bar.set_postfix(loss=f"{total / sums.count:.4f}", accuracy=f"{correct / sums.count:.2%}", refresh=False)
-    return total, correct
-
-
-def check_options(options: TrainOptions) -> None:
-    """Refuse options that cannot train.
-
-    Errors: ValueError that names the option, what was expected and what came.
-    """
-    for name in ("epochs", "batch_size"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
-    for name in ("lr", "momentum", "weight_decay"):
-        value = getattr(options, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"--{name.replace('_', '-')} must be a finite number of at least 0, got {value}")
-    for name in ("seed", "threads"):
-        if getattr(options, name) < 0:
-            raise ValueError(f"--{name} must be at least 0, got {getattr(options, name)}")
-
-
-def new_folder(out: str | None, options: TrainOptions) -> Path:
-    """The folder of a new run: ``out``, or the first free runs/MODEL-DATA, runs/MODEL-DATA-2, ...
-
-    Errors: FileExistsError where ``out`` holds a run already; OSError where it cannot be made or written.
-    """
-    if out is not None:
-        if not out:
-            raise ValueError("--out must not be empty: name a folder")
-        folder = Path(out)
-        if (folder / "config.json").exists():
-            raise FileExistsError(f"{folder} holds a run already: name another folder with --out, or remove it")
-    else:
-        name = f"{options.model}-{options.data}"
-        folder, number = Path("runs") / name, 1
-        while folder.exists():
-            number += 1
-            folder = Path("runs") / f"{name}-{number}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_config(folder, options)
-    except OSError as error:
-        raise OSError(f"--out: cannot write a run into {folder}: {error.strerror}") from error
-    return folder
-
-
-def write_config(folder: Path, options: TrainOptions, **result: Any) -> None:
-    """Write config.json: the options and versions, and in the end what came of them."""
-    config = {
-        **asdict(options),
-        "schedule": "one-cycle",
-        "versions": {"minires": minires.__version__, "numpy": np.__version__, "python": platform.python_version()},
-        **result,
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def run(options: TrainOptions, out: str | None = None) -> RunResult:
-    """Train as the options say and leave config.json, metrics.csv, curves.png and last.safetensors in a folder.
-
-    What is reported and kept is the model after the last epoch: the test images choose nothing. Ctrl-C ends the
-    training early and saves what is there.
-    Errors: ValueError for unknown names or options out of range; OSError for a folder that cannot be written;
-        RuntimeError for a device that is not there; FloatingPointError where the loss diverges.
-    """
-    from threadpoolctl import threadpool_limits
-
-    from minires.backend import check_device
-    from minires.plots import plot_curves
-
-    check_options(options)
-    options.device = check_device(options.device)
-    split = load_data(options.data)
-    small = split.train.images.shape[-1] < 64  # the ImageNet stem would leave one pixel of an 8x8 digit
-    model = create_model(
-        options.model,
-        num_classes=split.num_classes,
-        in_channels=split.in_channels,
-        stem="cifar" if small else "imagenet",
-        generator=np.random.default_rng([options.seed, 0]),
-    )
-    model.to(options.device)
-    folder = new_folder(out, options)
-    history: list[Epoch] = []
-    with open(folder / "metrics.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Epoch._fields)
-        file.flush()
-
-        def keep(line: Epoch) -> None:
-            history.append(line)
-            writer.writerow(line)
-            file.flush()
-
-        score = None
-        # An overflow is said once, in words, by train_step; NumPy's warnings would only come before it.
-        with threadpool_limits(options.threads or (1 if small else None)), np.errstate(all="ignore"):
-            try:
-                score = fit(model, split.train, split.test, options, on_epoch=keep)
-            except KeyboardInterrupt:
-                pass
-            except FloatingPointError as error:
-                raise FloatingPointError(f"{error} (metrics up to here are in {folder})") from error
-            interrupted = score is None
-            with shielded():
-                if score is None:
-                    print(f"\ninterrupted: saving what is there in {folder} ...", flush=True)
-                save(folder / "last.safetensors", model.state_dict())
-                if score is None:
-                    score = evaluate(model, split.test, device=options.device)
-                plot_curves(history, folder / "curves.png", title=f"{options.model} on {options.data}")
-                result = {"test_accuracy": score.accuracy, "correct": score.correct, "count": score.count}
-                write_config(folder, options, result={**result, "epochs": len(history), "interrupted": interrupted})
-    return RunResult(folder, score, history, interrupted)
-
-
-@contextmanager
-def shielded() -> Iterator[None]:
-    """A part that Ctrl-C does not cut short: people press it twice. (Only the main thread is ever interrupted.)"""
-    if threading.current_thread() is not threading.main_thread():
-        yield
+def train_epoch(training: Training, bar: ProgressBar, between_steps: Callable[[], None]) -> None:
+    """The rest of an epoch's batches."""
+    if training.step == training.epoch_end:
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    start = time.perf_counter()
+    for images, labels in training.loader:
+        training.train_batch(images, labels)
+        now = time.perf_counter()
+        training.seconds[-1] += now - start
+        bar.step(now - start, training.check_losses)
+        if training.step < training.epoch_end:
+            between_steps()
+        elif training.step < training.epoch * len(training.loader):
+            break  # the run ends within the epoch
+        start = now  # a checkpoint's time is a part of the next step's
+    training.check_losses()
+
+
+def finish_epoch(training: Training, bar: ProgressBar, on_batch: Callable[[], None]) -> Epoch:
+    """Evaluate, and close the epoch's sums. Errors: Divergence for a test loss that is not finite."""
+    start = time.perf_counter()
+    loss, accuracy = training.check_losses()
+    score = evaluate(training.judged, training.test, device=training.options.device, on_batch=on_batch)
+    if not math.isfinite(score.loss):
+        raise training.diverged(f"the test loss became {score.loss}", training.step)
+    seconds = time.perf_counter() - start
+    bar.forecast.evaluation(seconds)
+    lr = training.schedule.rate(training.options.lr, training.step - 1)
+    line = Epoch(training.epoch, lr, loss, accuracy, score.loss, score.accuracy)
+    training.seconds[-1] += seconds
+    bar.write(
+        f"epoch {line.epoch:3d}/{training.epochs}   lr {lr:.4f}   train loss {loss:.4f} accuracy {accuracy:7.2%}   "
+        f"test loss {score.loss:.4f} accuracy {score.accuracy:7.2%}   {training.seconds[-1]:.1f} s"
+    )
+    training.history.append(line)
+    training.seconds.append(0.0)
+    training.totals = Totals()
+    return line

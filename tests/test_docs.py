@@ -1,11 +1,14 @@
 """The README is executed: its commands, its code, its debugger session, its files."""
 
+import gzip
 import json
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +35,7 @@ def test_the_two_commands_stand_at_the_top():
 
 
 def test_the_residual_block_prints_what_it_says(tmp_path):
-    code = blocks("python")[0]
+    code = next(code for code in blocks("python") if "class ResidualBlock" in code)
     assert 15 <= len([line for line in code.splitlines() if line.strip()]) <= 22
     result = python(code, tmp_path)
     assert result.returncode == 0, result.stderr
@@ -46,9 +49,27 @@ def test_the_residual_block_prints_what_it_says(tmp_path):
 
 
 def test_the_training_loop_learns_and_saves(tmp_path):
-    result = python(blocks("python")[1], tmp_path)
+    result = python(next(code for code in blocks("python") if "CosineAnnealingLR(" in code), tmp_path)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout.strip().rstrip("%")) >= 85 and (tmp_path / "resnet8.safetensors").exists()
+
+
+def test_the_test_files_of_mnist_become_a_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (30, 28, 28), dtype=np.uint8)
+    labels = np.arange(30, dtype=np.uint8) % 10
+    for name, kind, array in (("images-idx3", 0x803, images), ("labels-idx1", 0x801, labels)):
+        content = struct.pack(f">I{array.ndim}I", kind, *array.shape) + array.tobytes()
+        (tmp_path / f"t10k-{name}-ubyte.gz").write_bytes(gzip.compress(content))
+    result = python(next(code for code in blocks("python") if "read_idx_images" in code), tmp_path)
+    assert result.returncode == 0, result.stderr
+    from minires.data import load_data
+
+    split = load_data(tmp_path / "t10k")
+    assert (len(split.train), len(split.test), split.num_classes) == (20, 10, 10)
+    stored = {image[0].tobytes(): label for image, label in zip(split.train.images, split.train.labels, strict=True)}
+    truth = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    assert all(truth[image] == label for image, label in stored.items())
 
 
 def test_the_loader_says_what_it_says(tmp_path):

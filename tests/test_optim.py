@@ -1,10 +1,10 @@
-"""SGD and the schedules, step for step beside PyTorch's."""
+"""The optimisers, the schedules and what goes with them, step for step beside PyTorch's."""
 
 import numpy as np
 import pytest
 from closeness import assert_close
 
-from minires import Tensor, optim
+from minires import Tensor, nn, optim
 
 OPTIONS = [
     {"lr": 0.1},
@@ -154,9 +154,279 @@ def test_state_dict_continues():
         (lambda p: optim.SGD([np.ones(2)], lr=0.1), "leaf"),
         (lambda p: optim.StepLR(optim.SGD([p], lr=0.1), 0), "step_size"),
         (lambda p: optim.SequentialLR(optim.SGD([p], lr=0.1), [], [1, 2]), "milestones"),
-        (lambda p: optim.SGD([p], lr=0.1).load_state_dict({"param_groups": [], "velocity": {}}), "groups"),
+        (lambda p: optim.SGD([p], lr=0.1).load_state_dict({"param_groups": [], "state": {}}), "groups"),
     ],
 )
 def test_bad_arguments(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make(Tensor([1.0], requires_grad=True))
+
+
+# ---- Adam and AdamW ---------------------------------------------------------------------------------------------
+
+ADAMS = [
+    ("Adam", {}),
+    ("Adam", {"lr": 0.05, "betas": (0.7, 0.95), "eps": 1e-4, "weight_decay": 0.1}),
+    ("Adam", {"betas": (0.0, 0.9)}),
+    ("AdamW", {}),
+    ("AdamW", {"lr": 0.05, "weight_decay": 0.3}),
+]
+# Of PyTorch 2.13, in three steps from (1, -2): for machines without it.
+GOLDEN = {"Adam": (0.9367411201637104, -1.819036986143441), "AdamW": (0.8681446449525052, -1.6388213755328092)}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_adam_gives_the_golden_numbers(name):
+    p = Tensor(np.array([1.0, -2.0]), requires_grad=True)
+    optimizer = getattr(optim, name)([p], lr=0.1, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.5)
+    for grad in ([0.5, -1.0], [-2.0, 0.25], [0.0, 3.0]):
+        p.grad = Tensor(np.array(grad))
+        optimizer.step()
+    assert_close(p.detach().numpy(), np.array(GOLDEN[name]), 1e-14)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_adams_first_step_by_hand(name):
+    """In the first step m / (1 - beta1) is g and v / (1 - beta2) is g^2: p moves by lr g / (|g| + eps)."""
+    p = Tensor(np.array([3.0, -4.0, 0.5]), requires_grad=True)
+    grad = np.array([0.25, -2.0, 1e-3])
+    p.grad = Tensor(grad)
+    getattr(optim, name)([p], lr=0.01, eps=1e-2, weight_decay=0.0).step()
+    expected = np.array([3.0, -4.0, 0.5]) - 0.01 * grad / (abs(grad) + 1e-2)
+    assert_close(p.detach().numpy(), expected, 1e-14)
+
+
+@pytest.mark.parametrize("name, options", ADAMS)
+def test_adam_equals_pytorchs(name, options):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    rng = np.random.default_rng(2)
+    arrays = [rng.standard_normal((2, 3)), rng.standard_normal(4), rng.standard_normal(())]
+    mine = [Tensor(a, requires_grad=True) for a in arrays]
+    theirs = [torch.from_numpy(np.array(a)).requires_grad_() for a in arrays]
+    a = getattr(optim, name)([{"params": mine[:1]}, {"params": mine[1:], "lr": 0.02}], **options)
+    b = getattr(torch.optim, name)([{"params": theirs[:1]}, {"params": theirs[1:], "lr": 0.02}], **options)
+    schedules = optim.CosineAnnealingLR(a, 12), torch.optim.lr_scheduler.CosineAnnealingLR(b, 12)
+    for step in range(12):
+        for i, (p, q) in enumerate(zip(mine, theirs, strict=True)):
+            grad = rng.standard_normal(p.shape) * 10.0 ** rng.integers(-4, 3)
+            skip = i == 2 and step in (0, 4)  # then its own count of steps lags behind
+            p.grad, q.grad = (None, None) if skip else (Tensor(grad), torch.from_numpy(np.array(grad)))
+        a.step()
+        b.step()
+        for schedule in schedules:
+            schedule.step()
+        for p, q in zip(mine, theirs, strict=True):
+            assert_close(p.detach().numpy(), q.detach().numpy(), 1e-12)
+
+
+MAKERS = {
+    "SGD": lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
+    "Adam": lambda p: optim.Adam(p, lr=0.1, weight_decay=0.01),
+    "AdamW": lambda p: optim.AdamW(p, lr=0.1, betas=(0.5, 0.75)),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_state_dict_continues_to_the_same_bits_and_shares_nothing(name):
+    grads = np.random.default_rng(3).standard_normal((6, 2, 2))
+
+    def steps(tensor, optimizer, some):
+        for grad in some:
+            tensor.grad = Tensor(grad)
+            optimizer.step()
+        return tensor.tolist()
+
+    p = Tensor(np.ones((2, 2)), requires_grad=True)
+    first = MAKERS[name]([p])
+    steps(p, first, grads[:3])
+    state = first.state_dict()
+    q = Tensor(p.detach().numpy().copy(), requires_grad=True)
+    other = type(first)([q], lr=77.0)
+    other.load_state_dict(state)
+    assert steps(p, first, grads[3:]) == steps(q, other, grads[3:])
+    third = Tensor(np.ones((2, 2)), requires_grad=True)
+    again = type(first)([third])
+    again.load_state_dict(state)  # neither of the two has written into it
+    assert again.state_dict()["state"].keys() == {0}
+    steps(third, again, grads[3:])
+    assert type(first.state_dict()["param_groups"][0]["lr"]) is float
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_state_of_pytorchs_optimiser_is_read(name):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    q = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    options = {"lr": 0.1, **({"momentum": 0.9} if name == "SGD" else {})}
+    theirs = getattr(torch.optim, name)([q], **options)
+    grads = np.random.default_rng(4).standard_normal((4, 3))
+    for grad in grads[:2]:
+        q.grad = torch.from_numpy(grad)
+        theirs.step()
+    p = Tensor(q.detach().numpy().copy(), requires_grad=True)
+    mine = getattr(optim, name)([p])
+    mine.load_state_dict(theirs.state_dict())
+    for grad in grads[2:]:
+        p.grad, q.grad = Tensor(grad), torch.from_numpy(grad)
+        mine.step()
+        theirs.step()
+    assert_close(p.detach().numpy(), q.detach().numpy(), 1e-12)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.update(state={5: s["state"][0]}), "no parameter 5"),
+        (lambda s: s["state"][0].update(exp_avg=np.ones(3)), "exp_avg of shape"),
+        (lambda s: s["state"][0].pop("exp_avg"), "expected step and exp_avg and exp_avg_sq of parameter 0"),
+        (lambda s: s["state"][0].update(max_exp_avg_sq=np.ones((2, 2))), "got step and exp_avg"),
+        (lambda s: s["param_groups"][0].update(lr=float("nan")), "lr must be"),
+        (lambda s: s["param_groups"][0].update(betas=(0.5, 1.5)), "betas"),
+        (lambda s: s["param_groups"][0].update(params=[0, 1]), "groups of"),
+        (lambda s: s.pop("state"), "as state_dict"),
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(change, message):
+    p = Tensor(np.ones((2, 2)), requires_grad=True)
+    p.grad = Tensor(np.ones((2, 2)))
+    optimizer = optim.Adam([p])
+    optimizer.step()
+    state = optimizer.state_dict()
+    before = repr(state)
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state)
+    assert repr(optimizer.state_dict()) == before
+
+
+def test_a_group_may_be_added_later():
+    p, q = (Tensor([1.0], requires_grad=True) for _ in range(2))
+    optimizer = optim.Adam([p], lr=0.1)
+    optimizer.add_param_group({"params": q, "lr": 0.5})
+    p.grad = q.grad = Tensor([1.0])
+    optimizer.step()
+    assert p.item() == pytest.approx(0.9) and q.item() == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="appears twice"):
+        optimizer.add_param_group({"params": [q]})
+
+
+# ---- Clipping ---------------------------------------------------------------------------------------------------
+
+
+def with_gradients(seed, dtype=np.float64):
+    """Tensors whose gradients were drawn at random; one has none."""
+    rng = np.random.default_rng(seed)
+    tensors = [Tensor(np.zeros(shape, dtype), requires_grad=True) for shape in ((2, 3), (4,), (), (5,))]
+    for tensor in tensors[:-1]:
+        tensor.grad = Tensor(rng.standard_normal(tensor.shape).astype(dtype) * 3)
+    return tensors
+
+
+def arrays_of(tensors):
+    return [t.grad.numpy().copy() for t in tensors if t.grad is not None]
+
+
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, 3.5, float("inf")])
+@pytest.mark.parametrize("max_norm", [0.5, 1e3])
+def test_clip_grad_norm_equals_pytorchs_and_its_formula(norm_type, max_norm):
+    tensors = with_gradients(5)
+    before = arrays_of(tensors)
+    norm = optim.clip_grad_norm_(tensors, max_norm, norm_type)
+    flat = np.concatenate([a.ravel() for a in before])
+    assert norm.shape == () and norm.item() == pytest.approx(np.linalg.norm(flat, norm_type), rel=1e-13)
+    factor = min(1, max_norm / (norm.item() + 1e-6))
+    for after, array in zip(arrays_of(tensors), before, strict=True):
+        assert_close(after, array * factor, 1e-14)
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    theirs = [torch.zeros(a.shape, dtype=torch.float64, requires_grad=True) for a in before]
+    for q, array in zip(theirs, before, strict=True):
+        q.grad = torch.from_numpy(array.copy())
+    expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm, norm_type)
+    assert norm.item() == pytest.approx(expected.item(), rel=1e-12)
+    for after, q in zip(arrays_of(tensors), theirs, strict=True):
+        assert_close(after, q.grad.numpy(), 1e-12)
+
+
+def test_clip_grad_value():
+    tensors = with_gradients(6, np.float32)
+    before = arrays_of(tensors)
+    optim.clip_grad_value_(tensors, 1.25)
+    for after, array in zip(arrays_of(tensors), before, strict=True):
+        np.testing.assert_array_equal(after, np.clip(array, -1.25, 1.25))
+        assert after.dtype == np.float32
+    assert max(abs(a).max() for a in before) > 1.25, "something was clipped"
+    with pytest.raises(ValueError, match="clip_value"):
+        optim.clip_grad_value_(tensors, -1)
+
+
+def test_a_norm_that_is_not_finite():
+    tensors = with_gradients(7)
+    tensors[1].grad.array[2] = np.inf
+    before = arrays_of(tensors)
+    with pytest.raises(RuntimeError, match="nothing was changed"):
+        optim.clip_grad_norm_(tensors, 1.0, error_if_nonfinite=True)
+    for after, array in zip(arrays_of(tensors), before, strict=True):
+        np.testing.assert_array_equal(after, array)
+    for max_norm, norm_type in ((-1.0, 2.0), (1.0, 0.0), (float("nan"), 2.0)):
+        with pytest.raises(ValueError, match="max_norm"):
+            optim.clip_grad_norm_(tensors, max_norm, norm_type)
+    assert optim.clip_grad_norm_([Tensor([1.0], requires_grad=True)], 1.0).item() == 0
+
+
+# ---- Averaged weights -------------------------------------------------------------------------------------------
+
+
+def small_network():
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+
+
+def changed(model, rng):
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.dtype.kind == "f":
+            tensor.array[...] = rng.standard_normal(tensor.shape)
+    return model
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_averaged_model_equals_its_formula(decay, use_buffers):
+    rng = np.random.default_rng(8)
+    model = small_network().double()
+    average = optim.AveragedModel(model, decay and optim.swa_utils.get_ema_avg_fn(decay), use_buffers)
+    expected = None
+    for count in range(4):
+        changed(model, rng)
+        w = model[0].weight.detach().numpy().copy()
+        mean = model[1].running_mean.numpy().copy()
+        both = np.concatenate([w.ravel(), mean])
+        if expected is None:
+            expected = both
+        else:
+            expected = decay * expected + (1 - decay) * both if decay else expected + (both - expected) / (count + 1)
+        average.update_parameters(model)
+        assert_close(average.module[0].weight.detach().numpy().ravel(), expected[:18], 1e-13)
+        assert_close(average.module[1].running_mean.numpy(), expected[18:] if use_buffers else mean, 1e-13)
+    assert average.n_averaged.item() == 4
+    other = optim.AveragedModel(small_network().double(), decay and optim.swa_utils.get_ema_avg_fn(decay))
+    other.load_state_dict(average.state_dict())
+    assert other.n_averaged.item() == 4
+    assert other.module[0].weight.tolist() == average.module[0].weight.tolist() != model[0].weight.tolist()
+
+
+def test_averaged_model_equals_pytorchs():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    rng = np.random.default_rng(9)
+    mine = small_network().double()
+    theirs = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)).double()
+    swa = torch.optim.swa_utils
+    a = optim.AveragedModel(mine, optim.swa_utils.get_ema_avg_fn(0.75))
+    b = swa.AveragedModel(theirs, avg_fn=swa.get_ema_avg_fn(0.75))
+    assert list(a.state_dict()) != [] and set(a.state_dict()) == set(b.state_dict())
+    for _ in range(5):
+        changed(mine, rng)
+        theirs.load_state_dict({k: torch.from_numpy(np.array(v.numpy())) for k, v in mine.state_dict().items()})
+        a.update_parameters(mine)
+        b.update_parameters(theirs)
+    for name, value in b.state_dict().items():
+        assert_close(a.state_dict()[name].numpy(), value.numpy(), 1e-12)
+    with pytest.raises(ValueError, match="decay"):
+        optim.swa_utils.get_ema_avg_fn(1.5)

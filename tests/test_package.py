@@ -101,8 +101,8 @@ FLOORS = [
     {"torch_format"},
     {"nn", "optim", "data", "checkpoint"},
     {"models", "tracing"},
-    {"plots", "summary", "prediction", "fusion"},
-    {"training", "bench", "exercises"},
+    {"plots", "summary", "prediction", "fusion", "progress", "recipes", "divergence"},
+    {"training", "run_checkpoint", "runs", "comparison", "bench", "exercises"},
     {"cli"},
 ]
 

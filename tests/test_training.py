@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,11 @@ import pytest
 import minires
 from minires import cli, training
 from minires.data import ArrayDataset, digits
-from minires.training import TrainOptions, evaluate, run
+from minires.divergence import first_bad_layer
+from minires.recipes import TrainOptions
+from minires.run_checkpoint import read_checkpoint
+from minires.runs import run
+from minires.training import Training, evaluate
 
 FILES = {"config.json", "metrics.csv", "curves.png", "last.safetensors"}
 
@@ -40,7 +45,7 @@ def test_the_main_job(folder):
     left = folder / "runs" / "resnet20-digits"
     assert {path.name for path in left.iterdir()} == FILES
     rows = list(csv.DictReader((left / "metrics.csv").open()))
-    assert list(rows[0]) == "epoch lr train_loss train_accuracy test_loss test_accuracy seconds".split()
+    assert list(rows[0]) == "epoch lr train_loss train_accuracy test_loss test_accuracy".split()
     assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
     accuracy = float(rows[-1]["test_accuracy"])
     assert accuracy >= 0.985
@@ -49,6 +54,8 @@ def test_the_main_job(folder):
     assert "accuracy=" in result.stderr and "loss=" in result.stderr, "a progress bar"
     config = json.loads((left / "config.json").read_text())
     assert config["model"] == "resnet20" and config["seed"] == 0 and config["versions"]["numpy"] == np.__version__
+    assert config["recipe"] == "digits" and len(config["result"]["epoch_seconds"]) == 12
+    assert "  lr               0.05\n" in result.stdout, "the recipe is printed"
     assert (left / "curves.png").read_bytes().startswith(b"\x89PNG")
     model = minires.models.create_model("resnet20", in_channels=1)
     model.load_state_dict(minires.load(left / "last.safetensors"))
@@ -116,7 +123,10 @@ def test_interrupting_saves_what_is_there(folder):
     assert process.returncode == 130, err
     assert "interrupted after" in out and "saved in mine" in out and "Traceback" not in err
     assert json.loads((folder / "mine" / "config.json").read_text())["result"]["interrupted"] is True
-    assert {path.name for path in (folder / "mine").iterdir()} == FILES
+    assert "minires train --resume mine" in out
+    checkpoints = {path.name for path in (folder / "mine").glob("checkpoint*")}
+    assert {path.name for path in (folder / "mine").iterdir()} - checkpoints == FILES
+    assert "checkpoint.safetensors" in checkpoints
     model = minires.models.create_model("resnet20", in_channels=1)
     model.load_state_dict(minires.load(folder / "mine" / "last.safetensors"))
 
@@ -143,6 +153,22 @@ def test_a_last_batch_of_one_image_is_left_out(folder):
 REFUSED = {
     "an unknown model": ("--model resnet1204", "unknown model 'resnet1204': did you mean 'resnet1202'?"),
     "an unknown data set": ("--data digit", "unknown data set 'digit': did you mean 'digits'?"),
+    "an unknown recipe": ("--recipe cifar", "unknown recipe 'cifar': did you mean 'cifar-paper'?"),
+    "a recipe without a data set": ("--recipe imagenet", "needs a data set: --data FOLDER"),
+    "milestones behind the end": ("--schedule multi-step --milestones 5,12", "--milestones must be growing"),
+    "milestones that fall": ("--schedule multi-step --milestones 5,3", "before the end (12 epochs), got 5,3"),
+    "no milestones": ("--schedule multi-step", "--milestones must be growing"),
+    "a warm-up of one-cycle": ("--warmup 2", "one-cycle has a warm-up of its own"),
+    "a warm-up without end": ("--warmup 12 --schedule cosine", "--warmup must be below the run's 12 epochs"),
+    "an unknown optimizer": ("--optimizer adem", "--optimizer must be one of sgd, adam, adamw"),
+    "an unknown schedule": ("--schedule cyclic", "--schedule must be one of one-cycle, multi-step"),
+    "an unknown augmentation": ("--augment flip", "--augment must be one of none, crop, crop-flip"),
+    "smoothing of everything": ("--label-smoothing 1", "--label-smoothing must be at least 0 and below 1"),
+    "an average that never moves": ("--ema 1", "--ema must be at least 0 and below 1"),
+    "a time without end": ("--checkpoint-every 5d", "--checkpoint-every must be a number of steps, or a time"),
+    "a checkpoint every zero steps": ("--checkpoint-every 0", "--checkpoint-every must be"),
+    "nothing to go on with": ("--resume nowhere", "nowhere: no run is there to go on with"),
+    "options of a run that goes on": ("--resume nowhere --lr 3 --out x", "leave out --lr, --out"),
     "no epochs": ("--epochs 0", "--epochs must be at least 1, got 0"),
     "an empty batch": ("--batch-size 0", "--batch-size must be at least 1, got 0"),
     "a negative rate": ("--lr -1", "--lr must be a finite number of at least 0, got -1.0"),
@@ -182,10 +208,57 @@ def test_a_folder_that_cannot_be_written(folder, capsys):
 
 
 def test_divergence_is_said_and_stops(folder, capsys):
-    with np.errstate(all="ignore"):
-        assert cli.main("train --model resnet8 --lr 1e30 --epochs 3 --out mine".split()) == 2
+    """The step, the rate, the layer, what helps, and the checkpoint from before, which is a good one."""
+    assert cli.main("train --model resnet8 --lr 1e30 --epochs 3 --out mine --checkpoint-every 1".split()) == 2
     err = capsys.readouterr().err
-    assert "diverged" in err and "mine" in err
+    message = err[err.index("minires train: ") :]
+    assert re.search(
+        r"the loss became (nan|inf) at step \d+ \(epoch 1\), with learning rate [\d.]+e\+28: .* diverged", message
+    )
+    assert re.search(r"the first layer whose output is not finite is [\w.]+ \(", message)
+    assert (
+        "what usually helps: a smaller rate (--lr 1e+29), or --clip-norm 1\n" in message
+        and "the last good checkpoint is mine/checkpoint.safetensors (step " in message
+    )
+    arrays = read_checkpoint(folder / "mine" / "checkpoint.safetensors").arrays
+    assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_the_layer_where_it_began_is_named():
+    """A weight in the middle is too large for float32: the layers before it are not blamed, and nothing is changed."""
+    model = minires.models.create_model("resnet8", in_channels=1)
+    model.layer2[0].conv2.weight.detach().array[...] = 1e38
+    before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    images = minires.Tensor(digits().train.images[:5])
+    with np.errstate(all="ignore"):
+        assert first_bad_layer(model, images).endswith("is layer2.0.conv2 (Conv2d)")
+    for name, value in model.state_dict().items():
+        assert np.array_equal(value.numpy(), before[name]), name
+    model.layer2[0].bn1.running_var.array[3] = np.nan  # unused in training
+    model.layer2[0].conv2.weight.detach().array[...] = np.inf
+    with np.errstate(all="ignore"):
+        assert "conv2 (Conv2d); its weight held such numbers already" in first_bad_layer(model, images)
+    assert "images themselves" in first_bad_layer(model, images * np.inf)
+
+
+def test_a_checkpoint_is_never_written_of_weights_that_are_not_finite(tmp_path):
+    split = digits()
+    model = minires.models.create_model("resnet8", in_channels=1)
+    progress = Training(model, split.train, split.test, quick())
+    for place in (model.conv1.weight, model.bn1.running_mean):
+        kept = place.array.copy()
+        place.array[...] = np.nan
+        with pytest.raises(FloatingPointError, match="is not finite any more at step 0"):
+            progress.check_weights()
+        place.array[...] = kept
+    progress.check_weights()
+
+
+def test_a_test_loss_that_is_not_finite_names_the_layer_too(folder, capsys):
+    """Each batch is normalised by itself in training; the running statistics overflow."""
+    assert cli.main("train --lr 10 --epochs 2 --out mine".split()) == 2
+    err = capsys.readouterr().err
+    assert "the test loss became nan at step" in err and "the first layer whose output is not finite is" in err
 
 
 def test_weights_that_end_up_infinite_are_a_divergence_too(folder, capsys):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from minires.optim.sgd import SGD
+from minires.optim.optimizer import Optimizer
 
 
 class LRScheduler:
@@ -16,7 +16,7 @@ class LRScheduler:
     at every step, so one optimiser takes one schedule; SequentialLR joins several.
     """
 
-    def __init__(self, optimizer: SGD):
+    def __init__(self, optimizer: Optimizer):
         self.optimizer = optimizer
         self.base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
         self.last_epoch = 0
@@ -55,7 +55,7 @@ class LRScheduler:
 class StepLR(LRScheduler):
     """base_lr gamma^(step // step_size). Source: torch.optim.lr_scheduler.StepLR."""
 
-    def __init__(self, optimizer: SGD, step_size: int, gamma: float = 0.1):
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1):
         if step_size < 1:
             raise ValueError(f"StepLR: step_size must be at least 1, got {step_size}")
         self.step_size = step_size
@@ -69,7 +69,7 @@ class StepLR(LRScheduler):
 class MultiStepLR(LRScheduler):
     """base_lr gamma^(number of milestones reached). Source: torch.optim.lr_scheduler.MultiStepLR."""
 
-    def __init__(self, optimizer: SGD, milestones: Sequence[int], gamma: float = 0.1):
+    def __init__(self, optimizer: Optimizer, milestones: Sequence[int], gamma: float = 0.1):
         self.milestones = sorted(milestones)
         self.gamma = gamma
         super().__init__(optimizer)
@@ -85,7 +85,7 @@ class CosineAnnealingLR(LRScheduler):
     Source: Loshchilov & Hutter 2017; torch.optim.lr_scheduler.CosineAnnealingLR.
     """
 
-    def __init__(self, optimizer: SGD, T_max: int, eta_min: float = 0.0):
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0):
         if T_max < 1:
             raise ValueError(f"CosineAnnealingLR: T_max must be at least 1, got {T_max}")
         self.T_max = T_max
@@ -102,7 +102,9 @@ class LinearLR(LRScheduler):
     Source: torch.optim.lr_scheduler.LinearLR; warm-up: Goyal et al. 2017.
     """
 
-    def __init__(self, optimizer: SGD, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5):
+    def __init__(
+        self, optimizer: Optimizer, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5
+    ):
         if not 0 < start_factor <= 1 or not 0 <= end_factor <= 1 or total_iters < 1:
             raise ValueError(
                 f"LinearLR: expected 0 < start_factor <= 1, 0 <= end_factor <= 1 and total_iters >= 1, "
@@ -127,7 +129,7 @@ class OneCycleLR(LRScheduler):
 
     def __init__(
         self,
-        optimizer: SGD,
+        optimizer: Optimizer,
         max_lr: float,
         total_steps: int,
         pct_start: float = 0.3,
@@ -159,7 +161,7 @@ class SequentialLR(LRScheduler):
     Source: torch.optim.lr_scheduler.SequentialLR.
     """
 
-    def __init__(self, optimizer: SGD, schedulers: Sequence[LRScheduler], milestones: Sequence[int]):
+    def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int]):
         if len(milestones) != len(schedulers) - 1:
             raise ValueError(
                 f"SequentialLR: expected {len(schedulers) - 1} milestones between {len(schedulers)} schedulers, "
