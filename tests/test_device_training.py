@@ -252,7 +252,7 @@ def more_batches(work):
 
 
 def test_an_epoch_fetches_its_losses_rarely(monkeypatch):
-    """The losses of an epoch stay on the device: a batch costs its way there, and no wait. The bar looks now and then."""
+    """The losses of an epoch stay on the device: a batch costs its way there, and no wait but for what is shown."""
     monkeypatch.setattr(progress, "SHOWN_EVERY", 3600)
     score = few(4)
 
