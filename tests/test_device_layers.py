@@ -169,6 +169,8 @@ OPTIMIZERS = {
     "SGD with momentum": lambda params: optim.SGD(params, 0.1, momentum=0.9, weight_decay=0.01),
     "SGD with dampening": lambda params: optim.SGD(params, 0.1, momentum=0.9, dampening=0.3),
     "SGD with nesterov": lambda params: optim.SGD(params, 0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "Adam": lambda params: optim.Adam(params, 0.1, weight_decay=0.01),
+    "AdamW": lambda params: optim.AdamW(params, 0.1),
     "SGD with groups": lambda params: optim.SGD([{"params": p, "lr": 0.1 * (i + 1)} for i, p in enumerate(params)]),
 }
 
@@ -188,7 +190,31 @@ def test_every_optimiser_and_schedule_has_a_case():
     schedules = classes(optim, optim.LRScheduler)
     assert schedules <= set(SCHEDULES)
     everything = {name for name in optim.__all__ if not inspect.ismodule(getattr(optim, name))}
-    assert everything - schedules - {"LRScheduler"} <= {name.split()[0] for name in OPTIMIZERS}
+    below = {"AveragedModel", "clip_grad_norm_", "clip_grad_value_"}
+    assert everything - schedules - {"LRScheduler", "Optimizer"} <= {name.split()[0] for name in OPTIMIZERS} | below
+
+
+@pytest.mark.parametrize("clip", [lambda p: optim.clip_grad_norm_(p, 1.5), lambda p: optim.clip_grad_value_(p, 0.5)])
+def test_gradients_are_clipped(clip):
+    found = {}
+    for device in ("cpu", "cuda"):
+        params = parameters(device)
+        steps(optim.SGD(params, 0.1), params, 0, 1)
+        total = clip(params)
+        found[device] = [p.grad for p in params] + ([] if total is None else [total])
+    assert_same(found["cuda"], found["cpu"], 1e-5)
+
+
+def test_an_averaged_model():
+    host, device = both(lambda: nn.Sequential(nn.Conv2d(4, 2, 1, generator=generator()), nn.BatchNorm2d(2)))
+    averages = [optim.AveragedModel(host), optim.AveragedModel(device)]
+    for step in range(3):
+        for model, averaged in zip((host, device), averages, strict=True):
+            with minires.no_grad():
+                for p in model.parameters():
+                    p += step
+            averaged.update_parameters(model)
+    assert_same_state(averages[1].module, averages[0].module, 1e-6)
 
 
 def parameters(device, dtype=FLOAT32):

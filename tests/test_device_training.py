@@ -5,17 +5,18 @@ import json
 
 import numpy as np
 import pytest
+from closeness import assert_close
 from on_device import FLOAT32, Counts, assert_same, counting, thorough
 from test_device_layers import OPTIMIZERS, parameters, steps
 from test_device_models import network
 
 import minires
 import minires.functional as F
-from minires import Tensor, cli, create_model, nn, optim, training
+from minires import Tensor, cli, create_model, nn, optim, progress
 from minires.data import ArrayDataset, DataSplit
 from minires.models import BasicBlock, Bottleneck, PlainBlock, PreActBlock
 from minires.prediction import confusion
-from minires.training import TrainOptions, evaluate, fit, train_step
+from minires.training import Training, TrainOptions, evaluate, fit
 
 pytestmark = pytest.mark.usefixtures("cuda")
 
@@ -53,19 +54,40 @@ def test_the_confusion_matrix_is_the_hosts():
 
 
 def test_fit_learns_as_on_the_host():
-    data, scores = few(), {}
+    data, lines = few(), {}
     for device in ("cpu", "cuda"):
-        lines = []
         options = TrainOptions(epochs=2, batch_size=8, lr=0.02, device=device)
-        score = fit(model().to(device), data, data, options, on_epoch=lines.append)
-        scores[device] = (score, lines)
-    score, lines = scores["cuda"]
-    expected, expected_lines = scores["cpu"]
-    assert score.loss == pytest.approx(expected.loss, rel=1e-3) and score.correct == expected.correct
-    for line, other in zip(lines, expected_lines, strict=True):
+        lines[device] = fit(model().to(device), data, data, options).history
+    assert len(lines["cpu"]) == len(lines["cuda"]) == 2
+    for line, other in zip(lines["cuda"], lines["cpu"], strict=True):
         assert line.train_loss == pytest.approx(other.train_loss, rel=1e-3)
-        assert line.train_accuracy == other.train_accuracy and line.lr == other.lr
-        assert type(line.train_loss) is float and type(line.train_accuracy) is float
+        assert line.test_loss == pytest.approx(other.test_loss, rel=1e-3)
+        assert line[3::2] == other[3::2] and line.lr == other.lr, "accuracies"
+        assert [type(number) for number in line] == [type(number) for number in other]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_training_goes_on_from_another_devices_checkpoint(optimizer):
+    """Four steps at once on the host, or two on the device and two on the host from its checkpoint."""
+    data = few()
+
+    def training(device):
+        options = TrainOptions(epochs=1, batch_size=4, lr=0.01, ema=0.9, device=device, optimizer=optimizer)
+        return Training(model().to(device), data, data, options)
+
+    whole, first, second = training("cpu"), training("cuda"), training("cpu")
+    batches = list(whole.loader)[:4]
+    for images, labels in batches:
+        whole.train_batch(images, labels)
+    for images, labels in batches[:2]:
+        first.train_batch(images, labels)
+    arrays, values = first.state_dict()
+    assert {type(array) for array in arrays.values()} == {np.ndarray}
+    second.load_state_dict(arrays, values)
+    for images, labels in batches[2:]:
+        second.train_batch(images, labels)
+    for (name, array), other in zip(whole.arrays().items(), second.arrays().values(), strict=True):
+        assert_close(other, array, 2e-3, name)
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
@@ -97,7 +119,12 @@ def test_the_command_line_trains_on_the_device(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data = few(12)
     monkeypatch.setitem(minires.data.DATASETS, "few", lambda: DataSplit(data, data, 4, 1))
-    assert cli.main("train --device cuda --epochs 1 --model resnet8 --data few --batch-size 4 --out run".split()) == 0
+    assert (
+        cli.main(
+            "train --recipe digits --device cuda --epochs 1 --model resnet8 --data few --batch-size 4 --out run".split()
+        )
+        == 0
+    )
     assert "test accuracy:" in capsys.readouterr().out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["device"] == "cuda" and config["result"]["epochs"] == 1
@@ -112,7 +139,9 @@ def test_divergence_on_the_device_is_said_in_one_line(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     data = few(12)
     monkeypatch.setitem(minires.data.DATASETS, "few", lambda: DataSplit(data, data, 4, 1))
-    command = "train --device cuda --epochs 3 --model resnet8 --data few --batch-size 4 --lr 1e30 --out run"
+    command = (
+        "train --recipe digits --device cuda --epochs 3 --model resnet8 --data few --batch-size 4 --lr 1e30 --out run"
+    )
     assert cli.main(command.split()) == 2
     assert "diverged" in capsys.readouterr().err
 
@@ -173,13 +202,14 @@ def test_nothing_crosses_inside_an_optimiser(name):
 
 
 def counted_training_step():
-    """Counts of the second training step of ResNet-20, with the way of its batch to the device."""
-    net = COUNTED["resnet20"]().to("cuda")
-    optimizer = optim.SGD(net.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+    """Counts of the third training step of ResNet-20, with the way of its batch to the device."""
     images, labels = batch()
-    for _ in range(2):
+    data = ArrayDataset(images.numpy(), labels.numpy())
+    options = TrainOptions(epochs=4, batch_size=4, device="cuda")
+    training = Training(COUNTED["resnet20"]().to("cuda"), data, data, options)
+    for _ in range(3):
         with counting() as seen:
-            train_step(net, optimizer, images.to("cuda"), labels.to("cuda"))
+            training.train_batch(images, labels)
     return seen[0]
 
 
@@ -223,7 +253,7 @@ def more_batches(work):
 
 def test_an_epoch_fetches_its_losses_rarely(monkeypatch):
     """The losses of an epoch stay on the device: a batch costs its way there, and no wait but for what is shown."""
-    monkeypatch.setattr(training, "SHOW_EVERY", 3600)
+    monkeypatch.setattr(progress, "SHOWN_EVERY", 3600)
     score = few(4)
 
     def epoch(net, data, batch_size):
