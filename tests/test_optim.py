@@ -8,10 +8,12 @@ from minires import Tensor, optim
 
 OPTIONS = [
     {"lr": 0.1},
+    {"lr": 0.1, "weight_decay": 0.05},
     {"lr": 0.1, "momentum": 0.9},
     {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.05},
     {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.05, "nesterov": True},
     {"lr": 0.1, "momentum": 0.7, "dampening": 0.3},
+    {"lr": 0.1, "momentum": 0.7, "dampening": 0.3, "weight_decay": 0.05},
 ]
 
 
