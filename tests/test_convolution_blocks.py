@@ -104,6 +104,16 @@ def test_all_ways_agree_in_every_entry(case, monkeypatch):
         np.testing.assert_allclose(result[got], results[0][expected], rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_the_columns_of_a_block_stay_within_the_limit_of_memory(itemsize, monkeypatch):
+    """As on a GPU; a block is at least one output row."""
+    monkeypatch.setattr(convolution, "WHOLE", 50_000)
+    size = arrays((2, 3, 40, 11), (4, 3, 3, 3), {"padding": 1})[-1]
+    a_row = size.C * size.KH * size.KW * size.OW * size.N * itemsize
+    rows = [block.oh1 - block.oh0 for block in conv2d_plan(size, itemsize, in_blocks=False).blocks]
+    assert sum(rows) == size.OH and max(rows) * a_row <= 50_000 < (max(rows) + 1) * a_row
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_inputs_stay_as_they_are(way, monkeypatch):
     cut(monkeypatch, way)

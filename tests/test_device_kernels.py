@@ -4,11 +4,12 @@ import inspect
 
 import numpy as np
 import pytest
-from on_device import FLOAT32, FLOAT64, assert_same, back, there, thorough
+from on_device import FLOAT32, FLOAT64, assert_same, back, counting, there, thorough
 from operations import ELSEWHERE, NAMES, OPERATIONS, as_float32, float32_options, run_kernel, sizes_from
 from test_reference import check_network, check_operation
 
 import minires.kernels as K
+from minires.graph import add
 
 pytestmark = pytest.mark.usefixtures("cuda")
 
@@ -100,6 +101,41 @@ def test_a_convolution_that_memory_cuts_into_blocks(monkeypatch, stride):
     dy = rng.standard_normal(y.shape).astype(FLOAT32)
     for one, other in zip(K.conv2d_backward(there(dy), device_cache)[:2], K.conv2d_backward(dy, cache), strict=False):
         assert_same(one, other, 1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_launches_as_much_for_large_images(stride):
+    """Blocks that fit a processor's cache would show here: a GPU is to get all of the output at once."""
+    w, launches = there(np.random.default_rng(22).standard_normal((2, 1, 3, 3)).astype(FLOAT32)), []
+    for H in (9, 71):
+        x = there(np.random.default_rng(23).standard_normal((2, 1, H, H)).astype(FLOAT32))
+        with counting() as seen:
+            y, cache = K.conv2d_forward(x, w, stride=stride, padding=1)
+            K.conv2d_backward(y, cache)
+        launches.append(seen[0].launches)
+    assert launches[0] == launches[1]
+
+
+def test_max_pooling_launches_as_much_for_more_channels(monkeypatch):
+    from minires.kernels import pooling
+
+    monkeypatch.setattr(pooling, "BLOCK", 1)
+    launches = []
+    for C in (2, 5):
+        x = there(np.random.default_rng(24).standard_normal((2, C, 7, 7)).astype(FLOAT32))
+        with counting() as seen:
+            y, cache = K.max_pool2d_forward(x, kernel_size=3, stride=2, padding=1)
+            K.max_pool2d_backward(y, cache)
+        launches.append(seen[0].launches)
+    assert launches[0] == launches[1]
+
+
+def test_results_lie_in_memory_as_the_convolution_wants_them():
+    """Images last, as a convolution leaves them: in row-major order the next one would have to copy them."""
+    x = there(np.random.default_rng(25).standard_normal((4, 5, 6, 3)).astype(FLOAT32)).transpose(3, 0, 1, 2)
+    y, _ = K.relu_forward(x)
+    total = add(x, x.copy(order="C"))
+    assert y.strides == x.strides and total.strides == x.strides
 
 
 @pytest.mark.thorough

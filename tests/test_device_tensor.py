@@ -279,6 +279,15 @@ def test_a_gradient_flows_between_the_devices():
     assert x.grad.device == "cpu" and x.grad.tolist() == [10, 100, 1000]
 
 
+def test_a_single_value_on_the_host_follows_the_other_operand():
+    """From either side, as in PyTorch, and its gradient comes home."""
+    x, one = minires.ones(3, device="cuda"), Tensor(2.0, requires_grad=True)
+    for y in (one * x, x * one, x - one, minires.maximum(x, one)):
+        assert y.device == "cuda"
+    (x * one + one * x).sum().backward()
+    assert one.grad.device == "cpu" and one.grad.item() == 6
+
+
 def test_an_in_place_change_stays_in_its_own_array():
     """On the host asarray shares memory and on the device it copies: a caller's array must not change on either."""
     host = np.ones(3, FLOAT32)

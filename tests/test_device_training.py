@@ -264,6 +264,34 @@ def test_an_epoch_fetches_its_losses_rarely(monkeypatch):
     assert counts.waits == 0 and counts.uploads == 24, counts
 
 
+def test_divergence_stops_an_epoch_on_the_device_as_soon_as_a_loss_is_shown(monkeypatch):
+    monkeypatch.setattr(training, "SHOW_EVERY", 0)
+    data, net, batches = few(64), model().to("cuda"), []
+    net.register_buffer("scale", Tensor(np.float32("nan"), device="cuda"))
+    forward = net.forward
+
+    def broken(images):
+        batches.append(len(images))
+        return forward(images) * net.scale
+
+    net.forward = broken
+    with pytest.raises(FloatingPointError, match="the loss became nan"):
+        fit(net, data, data, TrainOptions(epochs=1, batch_size=8, device="cuda"))
+    assert len(batches) == 1, "seven more batches were left in the epoch"
+
+
+def test_batches_of_different_sizes_count_by_their_images():
+    data, net = few(22), model().to("cuda")
+    whole, parts = (evaluate(net, data, batch_size, device="cuda") for batch_size in (22, 8))
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-5) and parts.correct == whole.correct
+
+
+def test_synchronize_waits():
+    with counting() as seen:
+        minires.cuda.synchronize()
+    assert seen[0].waits == 1
+
+
 def test_evaluation_fetches_its_sums_once():
     counts = more_batches(lambda net, data, batch_size: evaluate(net, data, batch_size, device="cuda"))
     assert counts.waits == 0 and counts.uploads == 24, counts

@@ -8,10 +8,12 @@ from minires import Tensor, nn, optim
 
 OPTIONS = [
     {"lr": 0.1},
+    {"lr": 0.1, "weight_decay": 0.05},
     {"lr": 0.1, "momentum": 0.9},
     {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.05},
     {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.05, "nesterov": True},
     {"lr": 0.1, "momentum": 0.7, "dampening": 0.3},
+    {"lr": 0.1, "momentum": 0.7, "dampening": 0.3, "weight_decay": 0.05},
 ]
 
 
@@ -141,6 +143,23 @@ def test_state_dict_continues():
         return tensor.tolist()
 
     assert run() == run(stop=3)
+
+
+def test_a_loaded_state_is_a_copy_of_the_parameters_dtype():
+    """The state stays what it was, so that it can be loaded again; a float64 run's state serves a float32 model."""
+    first = Tensor(np.ones(3), requires_grad=True)
+    first.grad = Tensor(np.array([1.0, -2.0, 0.5]))
+    optimizer = optim.SGD([first], lr=0.1, momentum=0.9)
+    optimizer.step()
+    for dtype in (np.float64, np.float32):
+        state = optimizer.state_dict()
+        tensor = Tensor(np.ones(3, dtype), requires_grad=True)
+        tensor.grad = Tensor(np.ones(3, dtype))
+        second = optim.SGD([tensor], lr=0.1, momentum=0.9)
+        second.load_state_dict(state)
+        second.step()
+        np.testing.assert_array_equal(state["velocity"][0], [1.0, -2.0, 0.5])
+        assert second.state_dict()["velocity"][0].dtype == tensor.dtype == dtype
 
 
 @pytest.mark.parametrize(
