@@ -67,6 +67,9 @@ def problem_of(cupy: ModuleType) -> str | None:
         if float((ones @ ones).sum()) == 8:
             return None
         return "CuPy is installed and computes wrong numbers here: check the GPU with nvidia-smi"
+    except AttributeError as error:
+        place = getattr(cupy, "__file__", None) or list(getattr(cupy, "__path__", ["?"]))[0]
+        return f"what is imported as cupy is not CuPy ({place}: {first_line(error)}): move it out of the way"
     except ImportError as error:
         return f"CuPy is installed without the CUDA toolkit ({first_line(error)}): pip install 'cupy-cuda12x[ctk]'"
     except Exception as error:

@@ -19,7 +19,9 @@ def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_gra
 def from_numpy(array: np.ndarray) -> Tensor:
     """A Tensor that shares a NumPy array's memory. Errors: TypeError for anything else. Source: torch.from_numpy."""
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-        raise TypeError(f"from_numpy: expected a NumPy array of numbers, got {type(array).__name__}")
+        raise TypeError(
+            f"from_numpy: expected a NumPy array of numbers, got {type(array).__module__}.{type(array).__name__}"
+        )
     if not array.dtype.isnative:
         raise TypeError(f"from_numpy: expected the machine's own byte order, got {array.dtype.str}: use Tensor(array)")
     return wrap(np.asarray(array))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from minires.backend import Array, array_module
+from minires.backend import Array, array_module, device_of
 
 if TYPE_CHECKING:
     import weakref
@@ -156,7 +156,8 @@ def pass_on(node: Node, grads: Any, leaves: dict[int, tuple[Tensor, Array]]) -> 
 
     What arrives at leaves is kept in ``leaves`` until the whole walk has succeeded. An optional input that was left out
     (a bias) has no parent, and its gradient is None.
-    Errors: RuntimeError where a kernel returned another number of gradients than it had inputs, or another shape.
+    Errors: RuntimeError where a kernel returned another number of gradients than it had inputs, or one of another shape
+        or on another device.
     """
     if not isinstance(grads, tuple):
         grads = (grads,)
@@ -172,6 +173,9 @@ def pass_on(node: Node, grads: Any, leaves: dict[int, tuple[Tensor, Array]]) -> 
             came = getattr(grad, "shape", type(grad).__name__)
             raise RuntimeError(f"{node.operation}_backward gave gradient {i} of shape {came}, expected {parent.shape}")
         # Never in place: the first gradient may be another parent's too.
+        if not isinstance(parent, Node) and device_of(grad) != parent.device:
+            came = f"gradient {i} on {device_of(grad)}, expected {parent.device}"
+            raise RuntimeError(f"{node.operation}_backward gave {came}: take xp from dy, array_module(dy)")
         if not isinstance(parent, Node):
             leaves[id(parent)] = (parent, add(leaves[id(parent)][1], grad) if id(parent) in leaves else grad)
         else:
@@ -180,6 +184,8 @@ def pass_on(node: Node, grads: Any, leaves: dict[int, tuple[Tensor, Array]]) -> 
 
 def add(a: Array, b: Array) -> Array:
     """a + b in a new array that lies in memory as ``a`` does: CuPy's own ``+`` would lay it out in row-major order."""
+    if a.dtype != b.dtype:
+        return a + b
     xp = array_module(a)
     return xp.add(a, b, out=xp.empty_like(a))
 

@@ -129,13 +129,21 @@ def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
     return a.to(dtype), b.to(dtype)
 
 
+def other_in_place(a: Tensor, b: Any) -> Array:
+    """The array that is added to a's own memory. Errors: ValueError where a, a single value, would have to move."""
+    b = operands(a, b)[1]
+    if type(a.array) is not type(b.array):
+        raise ValueError(one_device("in place", f"{a.shape} on {a.device} and {b.shape} on {b.device}"))
+    return b.array
+
+
 def on_one_device(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Operands on one device: a single value (0-d) on the CPU follows the other, as in PyTorch. Errors: ValueError."""
     if a.ndim == 0 and a.device == "cpu":
         return a.to(b.device), b
     if b.ndim == 0 and b.device == "cpu":
         return a, b.to(a.device)
-    operation = sys._getframe(2).f_code.co_name.strip("_")  # of operands' caller: add for __add__
+    operation = sys._getframe(2).f_code.co_name.strip("_")  # add for __add__
     raise ValueError(one_device(operation, f"{a.shape} on {a.device} and {b.shape} on {b.device}"))
 
 
@@ -426,25 +434,25 @@ class Tensor(Methods):
     def __iadd__(self, other: Any) -> Tensor:
         if self.in_graph(other):
             return self + other
-        self.array += operands(self, other)[1].array
+        self.array += other_in_place(self, other)
         return self
 
     def __isub__(self, other: Any) -> Tensor:
         if self.in_graph(other):
             return self - other
-        self.array -= operands(self, other)[1].array
+        self.array -= other_in_place(self, other)
         return self
 
     def __imul__(self, other: Any) -> Tensor:
         if self.in_graph(other):
             return self * other
-        self.array *= operands(self, other)[1].array
+        self.array *= other_in_place(self, other)
         return self
 
     def __itruediv__(self, other: Any) -> Tensor:
         if self.in_graph(other):
             return self / other
-        self.array /= operands(self, other)[1].array
+        self.array /= other_in_place(self, other)
         return self
 
     def in_graph(self, other: Any) -> bool:

@@ -223,11 +223,26 @@ class Training:
         if not math.isfinite(loss):
             values = [float(to_numpy(value)) for value in self.unread]
             behind = next((len(values) - i for i, value in enumerate(values) if not math.isfinite(value)), 1)
+            self.check_labels()
             # On the CPU the step is not counted yet when its loss is looked at.
             step = self.step + 1 if self.options.device == "cpu" else self.step + 1 - behind
             raise self.diverged(f"the loss became {values[-behind] if values else loss}", step)
         self.unread.clear()
         return loss / max(self.totals.count, 1), correct / max(self.totals.count, 1)
+
+    def check_labels(self) -> None:
+        """Errors: ValueError for a label out of range: on a GPU, where labels are not looked at, it makes the loss NaN."""
+        if self.batch is None or self.options.device == "cpu":
+            return
+        self.model.eval()
+        with no_grad():
+            classes = self.model(self.batch[:1]).shape[1]
+        self.model.train()
+        labels = self.loader.dataset.labels
+        wrong = (labels != -100) & ((labels < 0) | (labels >= classes))  # -100: cross_entropy's ignore_index
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(f"labels must lie between 0 and {classes - 1}, got {int(labels[row])} of image {row}")
 
     def check_weights(self) -> None:
         """What a checkpoint would hold must be finite. Errors: Divergence where it is not."""

@@ -85,7 +85,8 @@ def index_arrays(index: Any, x: Array) -> Any:
     if isinstance(index, tuple):
         return tuple([index_arrays(part, x) for part in index])
     if isinstance(index, list):
-        return np.array(index_arrays(tuple(index), x), dtype=None if index else int)
+        parts = [part.cpu() if hasattr(part, "array") else part for part in index]
+        return np.array(index_arrays(tuple(parts), x), dtype=None if index else int)
     if not hasattr(index, "array"):
         return index
     if isinstance(x, np.ndarray) and index.device != "cpu":

@@ -169,7 +169,7 @@ class NoToolkit:
         (fake_cupy(ones=fails(MemoryError("cudaErrorMemoryAllocation"))), "MemoryError: cudaErrorMemoryAllocation"),
         (fake_cupy(ones=lambda *a: NoToolkit()), r"without the CUDA toolkit .*libcublas.*cupy-cuda12x\[ctk\]"),
         (fake_cupy(ones=lambda *a: np.zeros((2, 2))), "computes wrong numbers"),
-        (types.ModuleType("cupy"), "does not work here .*AttributeError"),
+        (types.ModuleType("cupy"), "is not CuPy .*AttributeError.*move it out of the way"),
     ],
 )
 def test_a_cupy_that_cannot_be_used_is_refused_in_one_sentence(fake, sentence, monkeypatch):

@@ -173,7 +173,7 @@ SMALL_PRODUCT, FEW = 1_000_000, 48
 COLUMNS, PIXEL_COLUMNS = 512, 1024
 #: Bytes of the shifted copies of one block: what stays in a core's cache.
 ROW_BLOCK = 1 << 20
-#: Bytes of the columns where blocks do not pay, on a GPU: by pixels, all of the output in one product if memory allows.
+#: Bytes of the columns where blocks do not pay, on a GPU: by pixels, all of the output in one product up to here.
 WHOLE = 1 << 30
 
 
@@ -208,7 +208,7 @@ def conv2d_plan(size: Conv2dSize, itemsize: int, in_blocks: bool = True) -> Plan
     Shapes: none.
     Formula: as many columns and rows as the limits above allow; ows divides OW. Where a block has some of the images
         only, ows is 1: so (ow, n) is one axis in memory. By pixels a block is at least one row of all images.
-        in_blocks=False (a GPU) has as few blocks as memory allows.
+        in_blocks=False (a GPU) has as few blocks as WHOLE allows.
     Errors: none of its own.
     Source: measured. The limits change the speed, never the result.
     """
@@ -400,7 +400,7 @@ def conv2d_flipped_gradients(
     if plan.by_rows:
         dw = dw.reshape(G, KH, O // G, KW, C // G).transpose(0, 2, 1, 3, 4)
     dw = dw.reshape(G, O // G, KH, KW, C // G)[:, :, ::-1, ::-1].transpose(0, 1, 4, 2, 3)  # (G, O/G, C/G, KH, KW)
-    return dx.transpose(3, 0, 1, 2), dw.reshape(w.shape)
+    return dx.transpose(3, 0, 1, 2), xp.ascontiguousarray(dw).reshape(w.shape)
 
 
 def conv2d_weight_gradient(dy_rows: Array, x_rows: Array, size: Conv2dSize) -> Array:
@@ -428,7 +428,7 @@ def conv2d_weight_gradient(dy_rows: Array, x_rows: Array, size: Conv2dSize) -> A
         dw = dw_block if dw is None else dw + dw_block
     if by_rows:
         dw = dw.reshape(G, KH, C // G, KW, O // G).transpose(0, 4, 2, 1, 3)  # (G, O/G, C/G, KH, KW)
-    return dw.reshape(O, C // G, KH, KW)
+    return xp.ascontiguousarray(dw).reshape(O, C // G, KH, KW)
 
 
 def conv2d_input_gradient(dy_rows: Array, w: Array, size: Conv2dSize) -> Array:

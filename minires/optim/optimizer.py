@@ -100,12 +100,12 @@ class Optimizer:
                             f"{self.name}: a parameter of shape {p.shape} has a gradient of shape {p.grad.shape}"
                         )
                     state = self.state.setdefault(place, {})
-                    self.check_device(p, state)
+                    self.check_device(p, {"gradient": p.grad.array, **state})
                     self.update(state, p.array, p.grad.array, group)
                 place += 1
 
     def check_device(self, p: Tensor, state: dict[str, Any]) -> None:
-        """Errors: ValueError where the model was moved and what is remembered about it was not."""
+        """Errors: ValueError where the model was moved and its gradient, or what is remembered about it, was not."""
         for name, value in state.items():
             if is_array(value) and device_of(value) != p.device:
                 raise ValueError(

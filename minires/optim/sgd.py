@@ -34,6 +34,7 @@ class SGD(Optimizer):
 
     Formula: g = grad + weight_decay p; v = momentum v + (1 - dampening) g, in the first step v = g;
         p -= lr v, or with nesterov p -= lr (g + momentum v).
+        (A weight that is infinite becomes NaN here even without weight decay.)
     Args: params, Tensors, or dicts with "params" and options of their own.
     Errors: ValueError for options out of range, for no parameters, and for nesterov without momentum.
     Source: torch.optim.SGD; Sutskever et al. 2013.
