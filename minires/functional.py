@@ -8,18 +8,9 @@ import numpy as np
 
 from minires import kernels, random
 from minires.backend import Array, one_launch
-from minires.graph import is_grad_enabled
-from minires.tensor import (
-    Tensor,
-    apply,
-    array_of,
-    check_devices,
-    floating,
-    one_dtype,
-    operands,
-    record,
-    require_tensors,
-)
+from minires.graph import explained, is_grad_enabled, mode
+from minires.operands import floating, one_dtype, operands, require_tensors
+from minires.tensor import Tensor, apply, array_of, check_devices, record
 
 IntOrPair = int | tuple[int, int]
 
@@ -83,13 +74,18 @@ def batch_norm(
     given = {name: x for name, x in named.items() if x is not None}
     if len(set(map(type, map(array_of, given.values())))) > 1:
         check_devices("batch_norm", list(given), tuple(given.values()))
-    if not training:
-        if running_mean is None or running_var is None:
-            raise ValueError("batch_norm: evaluation needs running_mean and running_var, or pass training=True")
-        mean, var = running_mean.array, running_var.array
-        y, cache = kernels.batch_norm_inference_forward(input.array, gamma, beta, mean=mean, var=var, eps=eps)
-        return record(y, cache, kernels.batch_norm_inference_backward, (input, weight, bias))
-    y, cache = kernels.batch_norm_forward(input.array, gamma, beta, eps=eps)
+    if not training and (running_mean is None or running_var is None):
+        raise ValueError("batch_norm: evaluation needs running_mean and running_var, or pass training=True")
+    for watcher in mode.watchers:
+        watcher.before_forward("batch_norm", tuple(given.values()), {"training": training, "eps": eps})
+    try:
+        if not training:
+            mean, var = running_mean.array, running_var.array
+            y, cache = kernels.batch_norm_inference_forward(input.array, gamma, beta, mean=mean, var=var, eps=eps)
+            return record(y, cache, kernels.batch_norm_inference_backward, (input, weight, bias))
+        y, cache = kernels.batch_norm_forward(input.array, gamma, beta, eps=eps)
+    except Exception as error:
+        raise explained(error, "batch_norm", tuple(map(array_of, given.values())))  # noqa: B904  # itself, with a note
     M = cache.x_hat.shape[1]
     if running_mean is not None:
         one_launch(move_towards, cache.mean)(running_mean.array, cache.mean, momentum, 1.0)

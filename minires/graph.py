@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from minires.backend import Array, array_module, device_of
 if TYPE_CHECKING:
     import weakref
 
+    from minires.nn.module import Module
     from minires.tensor import Tensor
 
 CO_GENERATOR = 0x20  # inspect.CO_GENERATOR, without importing inspect
@@ -26,10 +28,29 @@ CO_GENERATOR = 0x20  # inspect.CO_GENERATOR, without importing inspect
 PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
-class Mode(threading.local):
-    """Whether operations are recorded: one switch a thread."""
+class Watcher:
+    """Sees every operation of its thread while it stands in ``mode.watchers``: the base of the tools in debug/."""
 
-    recording = True
+    def before_forward(self, operation: str, inputs: tuple, options: dict[str, Any]) -> None:
+        """A kernel is about to run on these Tensors."""
+
+    def after_forward(self, result: Tensor, cache: Any, backward: Callable, inputs: tuple) -> None:
+        """A kernel has run. ``result.node`` is None where nothing was recorded; some inputs may be None."""
+
+    def before_backward(self, node: Node) -> None:
+        """``node.backward(node.grad, node.cache)`` is about to run."""
+
+    def after_backward(self, node: Node, grads: Any) -> None:
+        """It has run, and returned these gradients (one array or a tuple)."""
+
+
+class Mode(threading.local):
+    """What holds for the operations of one thread."""
+
+    def __init__(self) -> None:
+        self.recording = True  # whether a Node is hung on each result
+        self.modules: list[Module] = []  # the modules that are being called, the outermost first
+        self.watchers: tuple[Watcher, ...] = ()
 
 
 mode = Mode()
@@ -107,6 +128,7 @@ class Node:
     cache: Any  # what the kernel's forward kept; None once freed
     parents: tuple[Node | Tensor | None, ...]  # one an input
     where: tuple[str, int]  # file and line of the first frame outside MiniRes
+    modules: tuple[Module, ...]  # that were being called, the outermost first
     shape: tuple[int, ...]  # of the result
     grad: Array | None = None  # only while backward() runs
     freed: bool = False
@@ -117,8 +139,35 @@ class Node:
         """The operation's name, such as ``conv2d``."""
         return self.backward.__name__.removesuffix("_backward")
 
+    @property
+    def module(self) -> str:
+        """The dotted name of the module that made it, such as ``layer2.0.conv1``; "" outside every module."""
+        return module_path(self.modules)
+
     def __repr__(self) -> str:
-        return f"<{self.operation} made at {self.where[0]}, line {self.where[1]}>"
+        inside = f" by {self.module}" if self.module else ""
+        return f"<{self.operation} made{inside} at {self.where[0]}, line {self.where[1]}>"
+
+
+def users_line() -> tuple[str, int]:
+    """File and line of the first frame outside MiniRes."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(PACKAGE) and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+def module_path(modules: Sequence[Module]) -> str:
+    """The dotted name of the innermost of the modules that are being called, as the outermost knows it."""
+    names = []
+    for i in range(1, len(modules)):
+        for name, module in modules[i - 1].named_modules():
+            if module is modules[i]:
+                names.append(name)
+                break
+        else:
+            names.append(type(modules[i]).__name__)  # made on the way, and no part of the other
+    return ".".join(names)
 
 
 def topological_order(last: Node) -> list[Node]:
@@ -195,6 +244,22 @@ def free(node: Node) -> None:
     node.cache = None
     node.grad = None
     node.freed = True
+
+
+def explained(error: Exception, operation: str, arrays: tuple[Array, ...]) -> Exception:
+    """An exception of a kernel's forward, with a note: which operation, on what, made where.
+
+    Returns: the exception itself, or one in better words where NumPy's own do not name the operation.
+    """
+    shapes = [str(x.shape) for x in arrays]
+    if isinstance(error, ValueError) and "broadcast" in str(error) and len(arrays) == 2:
+        better = ValueError(f"{operation}: shapes {' and '.join(shapes)} do not broadcast")
+        better.__cause__ = error
+        error = better
+    path, (file, line) = module_path(mode.modules), users_line()
+    inside = f" by {path}" if path else ""
+    add_note(error, f"in the forward of {operation} of {', '.join(shapes)}, called{inside} at {file}, line {line}")
+    return error
 
 
 def add_note(error: Exception, note: str) -> None:

@@ -6,7 +6,6 @@ result where a gradient is wanted. From a line of yours to the arithmetic: ``a +
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable
 from operator import attrgetter
@@ -16,9 +15,21 @@ import numpy as np
 
 from minires import kernels
 from minires.backend import Array, array_module, check_device, device_of, to_numpy
-from minires.graph import PACKAGE, Node, add_note, free, mode, name_of, one_device, pass_on, topological_order
+from minires.graph import (
+    Node,
+    add_note,
+    explained,
+    free,
+    mode,
+    name_of,
+    one_device,
+    pass_on,
+    topological_order,
+    users_line,
+)
 from minires.methods import Methods
-from minires.values import common_dtype, dtype_beside, float32, index_arrays, make_array
+from minires.operands import comparable, floating, operands, other_in_place, require_tensors
+from minires.values import dtype_beside, index_arrays, make_array
 
 array_of = attrgetter("array")
 
@@ -38,13 +49,12 @@ def apply(forward: Callable, backward: Callable, *inputs: Tensor, **options: Any
     if len(set(map(type, arrays))) > 1:
         code = forward.__code__
         check_devices(name_of(forward), list(code.co_varnames[: code.co_argcount]), inputs)
+    for watcher in mode.watchers:
+        watcher.before_forward(name_of(forward), inputs, options)
     try:
         y, cache = forward(*arrays, **options)
-    except ValueError as error:
-        if "broadcast" in str(error) and len(arrays) == 2:  # NumPy's own words do not name the operation
-            shapes = f"{arrays[0].shape} and {arrays[1].shape}"
-            raise ValueError(f"{name_of(forward)}: shapes {shapes} do not broadcast") from error
-        raise
+    except Exception as error:
+        raise explained(error, name_of(forward), arrays)  # noqa: B904  # the error itself, with a note
     return record(y, cache, backward, inputs)
 
 
@@ -59,21 +69,20 @@ def record(y: Array, cache: Any, backward: Callable, inputs: tuple[Tensor | None
     result._requires_grad = False
     result.grad = None
     result.node = None
-    if not mode.recording or result.array.dtype.kind != "f":
-        return result
-    parents: list[Node | Tensor | None] = []
-    for x in inputs:
-        if x is not None and x._requires_grad:
-            parents.append(x if x.node is None else x.node)
-            result._requires_grad = True
-        else:
-            parents.append(None)
-    if result._requires_grad:
-        frame = sys._getframe(1)
-        while frame.f_code.co_filename.startswith(PACKAGE) and frame.f_back is not None:
-            frame = frame.f_back
-        where = (frame.f_code.co_filename, frame.f_lineno)
-        result.node = Node(backward, cache, tuple(parents), where, result.array.shape)
+    if mode.recording and result.array.dtype.kind == "f":
+        parents: list[Node | Tensor | None] = []
+        for x in inputs:
+            if x is not None and x._requires_grad:
+                parents.append(x if x.node is None else x.node)
+                result._requires_grad = True
+            else:
+                parents.append(None)
+        if result._requires_grad:
+            modules = tuple(mode.modules)
+            result.node = Node(backward, cache, tuple(parents), users_line(), modules, result.array.shape)
+    if mode.watchers and backward is not wrap:
+        for watcher in mode.watchers:
+            watcher.after_forward(result, cache, backward, inputs)
     return result
 
 
@@ -83,14 +92,6 @@ def check_devices(operation: str, names: list[str], inputs: tuple[Tensor, ...]) 
         names = names + [f"tensor {i}" for i in range(len(names), len(inputs))]
         came = [f"{name} {x.shape} on {x.device}" for name, x in zip(names, inputs, strict=False)]
         raise ValueError(one_device(operation, ", ".join(came)))
-
-
-def require_tensors(operation: str, *inputs: Any) -> None:
-    """Errors: TypeError for an input that is neither a Tensor nor None."""
-    for x in inputs:
-        if x is not None and not isinstance(x, Tensor):
-            kind = f"{type(x).__module__}.{type(x).__name__}".removeprefix("builtins.")
-            raise TypeError(f"{operation}: expected a Tensor, got {kind}: wrap it in minires.Tensor(...)")
 
 
 def wrap(array: Array) -> Tensor:
@@ -113,67 +114,6 @@ def first_gradient(tensor: Tensor, gradient: Any) -> Array:
     if device_of(dy) != tensor.device:
         raise ValueError(f"backward: the tensor is on {tensor.device} and the gradient on {device_of(dy)}")
     return dy.astype(tensor.dtype, copy=False)
-
-
-def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
-    """Both sides of an operator as Tensors of one dtype: a Python number takes the other's, as in PyTorch."""
-    if not isinstance(a, Tensor):
-        a = operand_beside(a, b)
-    elif not isinstance(b, Tensor):
-        b = operand_beside(b, a)
-    if type(a.array) is not type(b.array):
-        a, b = on_one_device(a, b)
-    if a.array.dtype == b.array.dtype:
-        return a, b
-    dtype = common_dtype(a.array, b.array)
-    return a.to(dtype), b.to(dtype)
-
-
-def other_in_place(a: Tensor, b: Any) -> Array:
-    """The array that is added to a's own memory. Errors: ValueError where a, a single value, would have to move."""
-    b = operands(a, b)[1]
-    if type(a.array) is not type(b.array):
-        raise ValueError(one_device("in place", f"{a.shape} on {a.device} and {b.shape} on {b.device}"))
-    return b.array
-
-
-def on_one_device(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Operands on one device: a single value (0-d) on the CPU follows the other, as in PyTorch. Errors: ValueError."""
-    if a.ndim == 0 and a.device == "cpu":
-        return a.to(b.device), b
-    if b.ndim == 0 and b.device == "cpu":
-        return a, b.to(a.device)
-    operation = sys._getframe(2).f_code.co_name.strip("_")  # add for __add__
-    raise ValueError(one_device(operation, f"{a.shape} on {a.device} and {b.shape} on {b.device}"))
-
-
-def operand_beside(value: Any, tensor: Tensor) -> Tensor:
-    """A number, list or array as a Tensor on the device of the tensor that it meets."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if not isinstance(value, (bool, int, float)):
-        return Tensor(value, device=tensor.device if isinstance(value, (list, tuple)) else None)
-    return wrap(array_module(tensor.array).full((), value, dtype_beside(value, tensor.array.dtype)))
-
-
-def floating(operation: str, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Integers and booleans as float32, for operations that have no integer result."""
-    require_tensors(operation, *tensors)
-    return tuple([x.floating() for x in tensors])
-
-
-def one_dtype(operation: str, tensors: Any) -> list[Tensor]:
-    """Tensors to be joined, all with the dtype that they promote to."""
-    require_tensors(operation, *tensors)
-    dtype = tensors[0].dtype if tensors else float32
-    for x in tensors:
-        dtype = common_dtype(np.empty((1,), dtype), np.empty((1,), x.dtype))
-    return [x.to(dtype) for x in tensors]
-
-
-def comparable(other: Any) -> bool:
-    """Whether == has an answer for each value: not for None, text or other objects."""
-    return isinstance(other, (Tensor, bool, int, float, np.generic, np.ndarray, list, tuple))
 
 
 class Tensor(Methods):
@@ -321,7 +261,11 @@ class Tensor(Methods):
         self.node.grad = dy
         try:
             for node in order:
+                for watcher in mode.watchers:
+                    watcher.before_backward(node)
                 grads = node.backward(node.grad, node.cache)
+                for watcher in mode.watchers:
+                    watcher.after_backward(node, grads)
                 if node.retained is not None and node.retained() is not None:
                     node.retained().accumulate_grad(node.grad)
                 pass_on(node, grads, leaves)
@@ -330,7 +274,7 @@ class Tensor(Methods):
             for leaf, grad in leaves.values():
                 leaf.accumulate_grad(grad)
         except Exception as error:
-            add_note(error, f"in the backward of {node.operation}, made at {node.where[0]}, line {node.where[1]}")
+            add_note(error, f"in the backward of {node!r}, whose result has shape {node.shape}")
             raise
         finally:
             for node in order:

@@ -231,7 +231,7 @@ class Training:
         return loss / max(self.totals.count, 1), correct / max(self.totals.count, 1)
 
     def check_labels(self) -> None:
-        """Errors: ValueError for a label out of range: on a GPU, where labels are not looked at, it makes the loss NaN."""
+        """Errors: ValueError for a label out of range, which makes the loss NaN on a GPU, where nothing looks at it."""
         if self.batch is None or self.options.device == "cpu":
             return
         self.model.eval()

@@ -396,3 +396,29 @@ def test_a_device_array_of_numbers_becomes_a_tensor_there():
 def test_a_device_that_is_not_there():
     with pytest.raises(ValueError, match='expected "cpu" or "cuda"'):
         Tensor(X, device="tpu")
+
+
+def test_a_single_value_on_the_host_does_not_move_in_place():
+    x = Tensor(2.0)
+    with pytest.raises(ValueError, match="in place: all tensors must be on one device"):
+        x += Tensor(X, device="cuda")
+    assert x.device == "cpu" and x.item() == 2
+
+
+def test_a_gradient_that_a_backward_made_on_the_host_is_named():
+    def forward(x):
+        return x * 2, None
+
+    def careless_backward(dy, cache):
+        return np.full(dy.shape, 2.0)
+
+    x = Tensor(X, device="cuda", requires_grad=True)
+    y = minires.apply(forward, careless_backward, x)
+    with pytest.raises(RuntimeError, match="careless_backward gave gradient 0 on cpu, expected cuda"):
+        y.sum().backward()
+    assert x.grad is None
+
+
+def test_index_lists_take_tensors_of_both_devices():
+    index = [Tensor(1, device="cuda"), Tensor(0)]
+    assert_same(Tensor(X, device="cuda")[index], X[[1, 0]], 0)

@@ -158,8 +158,8 @@ def test_a_loaded_state_is_a_copy_of_the_parameters_dtype():
         second = optim.SGD([tensor], lr=0.1, momentum=0.9)
         second.load_state_dict(state)
         second.step()
-        np.testing.assert_array_equal(state["velocity"][0], [1.0, -2.0, 0.5])
-        assert second.state_dict()["velocity"][0].dtype == tensor.dtype == dtype
+        np.testing.assert_array_equal(state["state"][0]["momentum_buffer"], [1.0, -2.0, 0.5])
+        assert second.state_dict()["state"][0]["momentum_buffer"].dtype == tensor.dtype == dtype
 
 
 @pytest.mark.parametrize(

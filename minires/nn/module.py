@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minires.backend import check_device, to_device
+from minires.graph import mode
 from minires.tensor import Tensor
 
 
@@ -68,7 +69,11 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward()")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        return self.forward(*inputs, **options)
+        mode.modules.append(self)  # so that every operation knows which module made it
+        try:
+            return self.forward(*inputs, **options)
+        finally:
+            mode.modules.pop()
 
     def __setattr__(self, name: str, value: Any) -> None:
         before = self.__dict__.get(name)

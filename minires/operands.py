@@ -1,0 +1,86 @@
+"""What meets in an operation: Tensors of one dtype on one device, whatever a user wrote on both sides."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minires.backend import Array, array_module
+from minires.graph import one_device
+from minires.methods import Methods
+from minires.values import common_dtype, dtype_beside, float32, make_array
+
+if TYPE_CHECKING:
+    from minires.tensor import Tensor
+
+
+def require_tensors(operation: str, *inputs: Any) -> None:
+    """Errors: TypeError for an input that is neither a Tensor nor None."""
+    for x in inputs:
+        if x is not None and not isinstance(x, Methods):
+            kind = f"{type(x).__module__}.{type(x).__name__}".removeprefix("builtins.")
+            raise TypeError(f"{operation}: expected a Tensor, got {kind}: wrap it in minires.Tensor(...)")
+
+
+def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    """Both sides of an operator as Tensors of one dtype: a Python number takes the other's, as in PyTorch."""
+    if not isinstance(a, Methods):
+        a = operand_beside(a, b)
+    elif not isinstance(b, Methods):
+        b = operand_beside(b, a)
+    if type(a.array) is not type(b.array):
+        a, b = on_one_device(a, b)
+    if a.array.dtype == b.array.dtype:
+        return a, b
+    dtype = common_dtype(a.array, b.array)
+    return a.to(dtype), b.to(dtype)
+
+
+def other_in_place(a: Tensor, b: Any) -> Array:
+    """The array that is added to a's own memory. Errors: ValueError where a, a single value, would have to move."""
+    b = operands(a, b)[1]
+    if type(a.array) is not type(b.array):
+        raise ValueError(one_device("in place", f"{a.shape} on {a.device} and {b.shape} on {b.device}"))
+    return b.array
+
+
+def on_one_device(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Operands on one device: a single value (0-d) on the CPU follows the other, as in PyTorch. Errors: ValueError."""
+    if a.ndim == 0 and a.device == "cpu":
+        return a.to(b.device), b
+    if b.ndim == 0 and b.device == "cpu":
+        return a, b.to(a.device)
+    operation = sys._getframe(2).f_code.co_name.strip("_")  # add for __add__
+    raise ValueError(one_device(operation, f"{a.shape} on {a.device} and {b.shape} on {b.device}"))
+
+
+def operand_beside(value: Any, tensor: Tensor) -> Tensor:
+    """A number, list or array as a Tensor on the device of the tensor that it meets."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if not isinstance(value, (bool, int, float)):
+        array = make_array(value, None, tensor.device if isinstance(value, (list, tuple)) else None)
+        return tensor.wrap(array)
+    return tensor.wrap(array_module(tensor.array).full((), value, dtype_beside(value, tensor.array.dtype)))
+
+
+def floating(operation: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Integers and booleans as float32, for operations that have no integer result."""
+    require_tensors(operation, *tensors)
+    return tuple([x.floating() for x in tensors])
+
+
+def one_dtype(operation: str, tensors: Any) -> list[Tensor]:
+    """Tensors to be joined, all with the dtype that they promote to."""
+    require_tensors(operation, *tensors)
+    dtype = tensors[0].dtype if tensors else float32
+    for x in tensors:
+        dtype = common_dtype(np.empty((1,), dtype), np.empty((1,), x.dtype))
+    return [x.to(dtype) for x in tensors]
+
+
+def comparable(other: Any) -> bool:
+    """Whether == has an answer for each value: not for None, text or other objects."""
+    return isinstance(other, (Methods, bool, int, float, np.generic, np.ndarray, list, tuple))
