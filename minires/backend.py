@@ -130,7 +130,7 @@ def one_launch(function: Callable, x: Array) -> Callable:
     """A chain of element-wise steps as one pass: ``function`` itself for a NumPy ``x``.
 
     For a CuPy ``x`` the same lines compiled into one GPU kernel. The function works on arrays in place, has no branches
-    and returns nothing.
+    and returns nothing; two numbers must not meet in it, since CuPy would compute ``1 - beta`` with three digits.
     Source: cupy.fuse.
     """
     xp = array_module(x)

@@ -8,6 +8,8 @@ from minires.nn import Module
 from minires.tensor import Tensor
 from minires.tracing import layer_calls
 
+BAD_IMAGES = "the images themselves are not finite"
+
 
 class Divergence(FloatingPointError):
     """A loss or a weight became infinite, or no number."""
@@ -27,7 +29,7 @@ def first_bad_layer(model: Module, images: Tensor | None, training: bool = True)
     if images is None:
         return None
     if not finite(images):
-        return "the images themselves are not finite"
+        return BAD_IMAGES
     before = [(buffer, buffer.array.copy()) for buffer in model.buffers()]
     try:
         calls, _ = layer_calls(model, images, training=training)
@@ -48,5 +50,5 @@ def explain(what: str, step: int, epoch: int, lr: float, layer: str | None, advi
     lines = [f"{what} at step {step} (epoch {epoch}), with learning rate {lr:.3g}: training has diverged"]
     if layer is not None:
         lines.append(layer)
-    lines.append(f"what usually helps: {advice}")
+    lines.append(f"what usually helps, in a new run: {advice}")
     return "\n".join(lines)

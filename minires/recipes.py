@@ -144,7 +144,7 @@ def describe(options: TrainOptions) -> str:
     usual = options_for({"recipe": options.recipe, "data": options.data})
     lines = [f"recipe {options.recipe}:"]
     for field in fields(TrainOptions):
-        if field.name == "recipe":
+        if field.name == "recipe" or field.name == ("epochs" if options.steps else "steps"):
             continue
         value, was = getattr(options, field.name), getattr(usual, field.name)
         note = "" if value == was or field.name == "data" else f"   (the recipe's: {shown(was)})"
@@ -224,8 +224,8 @@ def make_optimizer(model: Module, options: TrainOptions) -> Optimizer:
             weight_decay=options.weight_decay,
             nesterov=options.nesterov,
         )
-    kind = Adam if options.optimizer == "adam" else AdamW
-    return kind(model.parameters(), options.lr, weight_decay=options.weight_decay)
+    kinds = {"adam": Adam, "adamw": AdamW}
+    return kinds[options.optimizer](model.parameters(), options.lr, weight_decay=options.weight_decay)
 
 
 def make_schedule(optimizer: Optimizer, options: TrainOptions, steps_per_epoch: int) -> LRScheduler:

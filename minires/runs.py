@@ -8,7 +8,9 @@ import json
 import os
 import platform
 import shlex
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +27,7 @@ from minires.nn import Module
 from minires.plots import plot_curves
 from minires.progress import Shielded
 from minires.recipes import TrainOptions, check_options, describe
-from minires.run_checkpoint import CURRENT, Checkpoint, Checkpoints, find_checkpoint, options_from
+from minires.run_checkpoint import CURRENT, PREVIOUS, Checkpoint, Checkpoints, find_checkpoint, options_from
 from minires.training import Epoch, Score, Stopped, Training, fit
 
 CONFIG, METRICS, CURVES, WEIGHTS = "config.json", "metrics.csv", "curves.png", "last.safetensors"
@@ -49,14 +51,15 @@ def run(options: TrainOptions, out: str | None = None) -> RunResult:
         disk; RuntimeError for a device that is not there; FloatingPointError where the training diverges.
     """
     check_options(options)
-    options.device = check_device(options.device)
+    options = replace(options, device=check_device(options.device))
     if options.data not in DATASETS and os.path.isdir(options.data):
         options.data = os.path.abspath(options.data)  # a run may go on from another place
     split = load_data(options.data)
     model = make_model(options, split)
     folder = new_folder(out, options)
     print(describe(options), flush=True)
-    return train(options, split, model, folder, None)
+    with alone(folder):
+        return train(options, split, model, folder, None)
 
 
 def resume(out: str, checkpoint_every: str | None = None) -> RunResult:
@@ -66,8 +69,14 @@ def resume(out: str, checkpoint_every: str | None = None) -> RunResult:
         checkpoint of it can be read; and those of ``run``.
     """
     folder = Path(out)
-    if not (folder / CONFIG).exists():
+    if not is_run(folder):
         raise FileNotFoundError(2, f"no run is there to go on with (it has no {CONFIG})", str(folder))
+    with alone(folder):
+        return go_on(folder, checkpoint_every)
+
+
+def go_on(folder: Path, checkpoint_every: str | None) -> RunResult:
+    """resume, once the folder is known to be a run that nobody else is at."""
     checkpoint, said = find_checkpoint(folder)
     for line in said:
         print(line)
@@ -80,6 +89,9 @@ def resume(out: str, checkpoint_every: str | None = None) -> RunResult:
     else:
         options = checkpoint.options
         print(f"going on with {folder} after step {checkpoint.values.get('step')}")
+        differ = [name for name, value in as_json(asdict(options)).items() if config.get(name, value) != value]
+        if differ:
+            print(f"{CONFIG} has another {' and '.join(differ)} than the checkpoint: the checkpoint's holds")
     before, now = config.get("versions", versions()), versions()
     if before != now:
         print(f"it was begun with {before}, and this is {now}: the last bits may differ")
@@ -98,16 +110,50 @@ def resume(out: str, checkpoint_every: str | None = None) -> RunResult:
     return train(options, split, make_model(options, split), folder, checkpoint)
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run: its options, or a checkpoint."""
+    return any((folder / name).exists() for name in (CONFIG, CURRENT, PREVIOUS))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time trains a run: the folder is locked as long as this one is at it.
+
+    Errors: ValueError where another process is. Where the system has no such lock (Windows), nothing is checked.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{folder}: another process is training this run") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(lock)
+
+
+def as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as a file of JSON gives them back."""
+    return json.loads(json.dumps(values))
+
+
 def read_config(folder: Path, needed: bool) -> dict[str, Any]:
     """config.json; where it is damaged and not needed, nothing. Errors: CheckpointError for one that is damaged."""
     try:
         config = json.loads((folder / CONFIG).read_text())
         if isinstance(config, dict):
             return config
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, FileNotFoundError):
         pass
     if needed:
-        raise CheckpointError(f"{folder / CONFIG}: damaged, and the run has no checkpoint")
+        raise CheckpointError(f"{folder / CONFIG}: damaged or missing, and the run has no checkpoint")
     return {}
 
 
@@ -212,7 +258,7 @@ def new_folder(out: str | None, options: TrainOptions) -> Path:
         if not out:
             raise ValueError("--out must not be empty: name a folder")
         folder = Path(out)
-        if (folder / CONFIG).exists():
+        if is_run(folder):
             raise FileExistsError(
                 f"{folder} holds a run already: name another folder with --out, remove it, or go on with it (--resume)"
             )

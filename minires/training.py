@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from minires import functional as F
 from minires import random
 from minires.backend import Array, array_module, to_numpy
 from minires.data import ArrayDataset, DataLoader
-from minires.divergence import Divergence, explain, first_bad_layer
+from minires.divergence import BAD_IMAGES, Divergence, explain, first_bad_layer
 from minires.graph import no_grad
 from minires.nn import Module
 from minires.optim import AveragedModel, Optimizer, clip_grad_norm_
@@ -23,6 +24,7 @@ from minires.progress import Forecast, Interruption, ProgressBar
 from minires.recipes import (
     TrainOptions,
     augmentation,
+    check_options,
     make_optimizer,
     make_schedule,
     total_epochs,
@@ -147,12 +149,13 @@ class Training:
     """A training under way: model, optimiser, schedule, loader, sums. ``state_dict()`` is what a checkpoint holds."""
 
     def __init__(self, model: Module, train: ArrayDataset, test: ArrayDataset, options: TrainOptions):
-        self.model, self.test, self.options = model, test, options
+        check_options(options)
+        self.model, self.train, self.test, self.options = model, train, test, options
         self.loader = DataLoader(
             train,
             options.batch_size,
             shuffle=True,
-            drop_last=len(train) % options.batch_size == 1,  # batch norm cannot learn from a single image
+            drop_last=len(train) % options.batch_size == 1 < len(train),  # batch norm cannot learn from one image
             seed=np.random.default_rng([options.seed, 1]),
             transform=augmentation(options.augment, train),
             workers=options.workers,
@@ -257,9 +260,12 @@ class Training:
         if layer is None:  # the statistics of training hide what the running statistics do
             images, _ = next(iter(DataLoader(self.test, options.batch_size)))
             layer = first_bad_layer(self.judged, images.to(options.device), training=False)
-        advice = [f"a smaller rate (--lr {options.lr / 10:g})"]
-        advice += ["--warmup"] if options.schedule != "one-cycle" and not options.warmup else []
-        advice += ["--clip-norm 1"] if not options.clip_norm else []
+        if layer == BAD_IMAGES:
+            advice = ["a look at the data: no rate helps here"]
+        else:
+            advice = [f"a smaller rate (--lr {min(options.lr / 10, 0.1):g})"]
+            advice += ["--warmup"] if options.schedule != "one-cycle" and not options.warmup else []
+            advice += ["--clip-norm 1"] if not options.clip_norm else []
         lr = self.schedule.rate(options.lr, max(0, step - 1))
         return Divergence(explain(what, step, self.epoch, lr, layer, ", or ".join(advice)))
 
@@ -303,6 +309,7 @@ class Training:
             "loader": self.loader.state_dict(),
             "random": random.get_rng_state(),
             "generators": generators,
+            "data": fingerprint(self.train, self.test),
         }
         return {name: to_numpy(array) for name, array in self.arrays().items()}, values
 
@@ -315,6 +322,8 @@ class Training:
         for name, array in arrays.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = array
+        if values["data"] != fingerprint(self.train, self.test):
+            raise ValueError("the data are not those that it was begun with")
         history = [Epoch(*line) for line in values["history"]]
         step, totals, seconds = values["step"], values["totals"], list(values["seconds"])
         for line in history:
@@ -325,6 +334,8 @@ class Training:
         before = min(len(history) * len(self.loader), self.steps)
         if type(step) is not int or not before <= step <= min(before + len(self.loader), self.steps):
             raise ValueError(f"step {step} does not lie in epoch {len(history) + 1}")
+        if not 0 <= int(totals["correct"]) <= int(totals["count"]) <= len(self.train):
+            raise ValueError(f"the sums of the epoch count {totals['count']} images")
         if len(seconds) != len(history) + 1 or not all(type(x) is float for x in seconds):
             raise ValueError("the seconds do not match the history")
         state: dict[int, dict[str, Any]] = {int(p): dict(kept) for p, kept in values["optimizer"]["numbers"].items()}
@@ -343,6 +354,18 @@ class Training:
         random.set_rng_state(values["random"])
         self.step, self.history, self.seconds = step, history, seconds
         self.totals = Totals(float(totals["loss"]), int(totals["correct"]), int(totals["count"]))
+
+
+def fingerprint(*datasets: ArrayDataset) -> str:
+    """What tells data sets apart: a checksum of their sizes, their labels, and up to 64 images spread over each."""
+    digest = hashlib.sha256()
+    for dataset in datasets:
+        chosen = np.linspace(0, len(dataset) - 1, min(64, len(dataset))).astype(int)
+        images = np.ascontiguousarray(dataset.images[chosen])
+        digest.update(f"{len(dataset)} {images.dtype} {images.shape}".encode())
+        digest.update(np.ascontiguousarray(dataset.labels).tobytes())
+        digest.update(images.tobytes())
+    return digest.hexdigest()
 
 
 class Keeper(Protocol):
@@ -369,7 +392,8 @@ def fit(
     """Train a model as the options say, with a progress bar.
 
     Args: on_epoch is called with each epoch's line as soon as it is known; keeper writes checkpoints.
-    Returns: the score on the test images after the last epoch; with options.ema that of the averaged weights.
+    Returns: the score on the test images after the last epoch; with options.ema that of the averaged weights, which
+        the model then holds.
     Errors: Divergence where a loss or a weight is not finite any more; Stopped (a KeyboardInterrupt) on Ctrl-C, between
         two steps and after a checkpoint was written; a second Ctrl-C stops at once.
     """
@@ -397,6 +421,8 @@ def fit(
             if on_epoch is not None:
                 on_epoch(line)
             between_steps(True)
+    if training.average is not None:
+        model.load_state_dict(training.judged.state_dict())
     score = training.score
     assert score is not None, "a run has at least one epoch"
     return score

@@ -285,7 +285,7 @@ BAD_DATA = {
     "float images": ({"images": IMAGES / 1.0, "labels": LABELS}, "must be uint8 .* got float64"),
     "flat images": ({"images": IMAGES[0], "labels": LABELS}, r"must be uint8 \(N, 3, H, W\)"),
     "grey images": ({"images": IMAGES[:, :1], "labels": LABELS}, r"must be uint8 \(N, 3, H, W\)"),
-    "labels that are objects": ({"images": IMAGES, "labels": LABELS.astype(object)}, "allow_pickle"),
+    "labels that are objects": ({"images": IMAGES, "labels": LABELS.astype(object)}, "array of object"),
     "fewer labels": ({"images": IMAGES, "labels": LABELS[:3]}, r"labels must be integers \(4,\)"),
     "nothing": ({"images": IMAGES[:0], "labels": LABELS[:0]}, "is empty"),
     "a label too large": ({"images": IMAGES, "labels": LABELS + 7}, "label 10, and the model has 10 classes"),

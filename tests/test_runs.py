@@ -421,7 +421,7 @@ def test_the_digits_recipe_is_the_default_and_options_override():
     text = recipes.describe(recipes.options_for({"recipe": "cifar-paper", "lr": 0.2}))
     assert "lr               0.2   (the recipe's: 0.1)" in text and "milestones       32000,48000\n" in text
     for field in recipes.fields(TrainOptions):
-        assert f"  {field.name.replace('_', '-')} " in text or field.name == "recipe"
+        assert (f"  {field.name.replace('_', '-')} " in text) == (field.name not in ("recipe", "epochs"))
 
 
 def test_milestones_keep_their_places_in_a_run_of_another_length():
@@ -518,3 +518,57 @@ def test_compare_refuses(few, capsys):
         assert cli.main("compare one".split()) == 2
         assert "one: not the files of a run" in capsys.readouterr().err
         (few / "one" / name).write_text(kept)
+
+
+def cut_at(step, monkeypatch, out):
+    """A run of options() whose power goes at a step."""
+    write = Checkpoints.write
+
+    def last_write(checkpoints, training):
+        write(checkpoints, training)
+        if training.step == step:
+            raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "write", last_write)
+        with pytest.raises(Cut):
+            runs.run(options(), out)
+
+
+def test_a_run_goes_on_without_its_config_and_is_not_overwritten(few, monkeypatch, capsys):
+    runs.run(options(), "whole")
+    cut_at(4, monkeypatch, "cut")
+    os.remove("cut/config.json")
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        runs.run(options(), "cut")
+    runs.resume("cut")
+    assert result_of(few / "cut") == result_of(few / "whole")
+
+
+def test_a_run_does_not_go_on_with_other_data(few, monkeypatch):
+    cut_at(4, monkeypatch, "cut")
+    split = minires.data.DATASETS["few"]()
+    images = split.train.images.copy()
+    images[[0, 1]] = images[[1, 0]]
+    changed = split._replace(train=type(split.train)(images, split.train.labels))
+    monkeypatch.setitem(minires.data.DATASETS, "few", lambda: changed)
+    with pytest.raises(CheckpointError, match="the data are not those that it was begun with"):
+        runs.resume("cut")
+
+
+def test_options_that_were_changed_by_hand_are_named(few, monkeypatch, capsys):
+    cut_at(4, monkeypatch, "cut")
+    config = json.loads((few / "cut" / "config.json").read_text())
+    (few / "cut" / "config.json").write_text(json.dumps({**config, "epochs": 9, "lr": 0.5}))
+    runs.resume("cut")
+    assert "has another epochs and lr than the checkpoint: the checkpoint's holds" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no lock is known there")
+def test_two_processes_do_not_train_one_run(few, monkeypatch):
+    cut_at(4, monkeypatch, "cut")
+    before = (few / "cut" / CURRENT).read_bytes()
+    with runs.alone(few / "cut"), pytest.raises(ValueError, match="another process is training this run"):
+        runs.resume("cut")
+    assert (few / "cut" / CURRENT).read_bytes() == before
+    assert runs.resume("cut").score is not None

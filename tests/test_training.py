@@ -20,7 +20,7 @@ from minires.divergence import first_bad_layer
 from minires.recipes import TrainOptions
 from minires.run_checkpoint import read_checkpoint
 from minires.runs import run
-from minires.training import Training, evaluate
+from minires.training import Training, evaluate, fit
 
 FILES = {"config.json", "metrics.csv", "curves.png", "last.safetensors"}
 
@@ -217,7 +217,7 @@ def test_divergence_is_said_and_stops(folder, capsys):
     )
     assert re.search(r"the first layer whose output is not finite is [\w.]+ \(", message)
     assert (
-        "what usually helps: a smaller rate (--lr 1e+29), or --clip-norm 1\n" in message
+        "what usually helps, in a new run: a smaller rate (--lr 0.1), or --clip-norm 1\n" in message
         and "the last good checkpoint is mine/checkpoint.safetensors (step " in message
     )
     arrays = read_checkpoint(folder / "mine" / "checkpoint.safetensors").arrays
@@ -313,3 +313,26 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
         minires.save({"a": np.ones(1)}, "weights.safetensors")
     with pytest.raises(FileNotFoundError):
         minires.load(tmp_path / "missing.safetensors")
+
+
+@pytest.mark.parametrize("wrong", [{"optimizer": "rmsprop"}, {"schedule": "onecycle"}, {"augment": "flip"}])
+def test_fit_refuses_what_it_does_not_know(wrong):
+    data = digits().test
+    with pytest.raises(ValueError, match=f"--{next(iter(wrong))} must be one of"):
+        fit(minires.create_model("resnet8", in_channels=1), data, data, TrainOptions(epochs=1, **wrong))
+
+
+def test_the_weights_that_fit_judged_are_in_the_model():
+    small = ArrayDataset(digits().train.images[:320], digits().train.labels[:320])
+    model = minires.create_model("resnet8", in_channels=1, generator=np.random.default_rng(0))
+    score = fit(model, small, digits().test, TrainOptions(epochs=2, ema=0.98))
+    assert evaluate(model, digits().test) == score
+
+
+def test_images_that_are_not_finite_are_not_blamed_on_the_rate():
+    images = digits().train.images[:64].copy()
+    images[5, 0, 3, 3] = np.nan
+    data = ArrayDataset(images, digits().train.labels[:64])
+    with pytest.raises(FloatingPointError, match="a look at the data") as caught:
+        fit(minires.create_model("resnet8", in_channels=1), data, data, TrainOptions(epochs=1))
+    assert "--lr" not in str(caught.value)

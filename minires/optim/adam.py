@@ -10,13 +10,11 @@ from minires.optim.optimizer import Optimizer
 
 
 def adam_step(
-    p: Array, g: Array, m: Array, v: Array, lr: float, beta1: float, beta2: float, root: float, eps: float
+    p: Array, g: Array, m: Array, v: Array, lr: float, rate1: float, rate2: float, root: float, eps: float
 ) -> None:
-    """One parameter and the two means of its gradients, in place; lr and root hold the corrections of the means."""
-    m *= beta1
-    m += (1 - beta1) * g
-    v *= beta2
-    v += (1 - beta2) * (g * g)
+    """One parameter and the two means of its gradients, in place. rates are 1 - beta; lr and root hold corrections."""
+    m += rate1 * (g - m)
+    v += rate2 * (g * g - v)
     p -= lr * m / (v**0.5 / root + eps)
 
 
@@ -62,7 +60,8 @@ class Adam(Optimizer):
         correction1 = 1 - beta1 ** state["step"]
         correction2 = 1 - beta2 ** state["step"]
         lr, root = float(group["lr"]) / correction1, correction2**0.5
-        one_launch(adam_step, p)(p, g, state["exp_avg"], state["exp_avg_sq"], lr, beta1, beta2, root, group["eps"])
+        m, v = state["exp_avg"], state["exp_avg_sq"]
+        one_launch(adam_step, p)(p, g, m, v, lr, 1 - beta1, 1 - beta2, root, group["eps"])
 
     def decayed(self, p: Array, grad: Array, group: dict[str, Any]) -> Array:
         """The gradient with the weight decay in it."""

@@ -68,10 +68,13 @@ class Optimizer:
         """
         checked = {}
         for name, value in options.items():
-            if isinstance(value, (tuple, list)):
+            if isinstance(value, (tuple, list)) and name == "betas":
                 checked[name] = tuple([float(one) for one in value])
             else:
-                checked[name] = value if isinstance(value, bool) else float(value)
+                try:
+                    checked[name] = value if isinstance(value, bool) else float(value)
+                except TypeError as error:
+                    raise TypeError(f"{self.name}: {name} must be a number, got {value!r}") from error
             if not isinstance(checked[name], tuple) and (checked[name] < 0 or not math.isfinite(checked[name])):
                 raise ValueError(f"{self.name}: {name} must be a finite number of at least 0, got {value}")
         return checked
