@@ -6,6 +6,7 @@ result where a gradient is wanted. From a line of yours to the arithmetic: ``a +
 
 from __future__ import annotations
 
+import operator
 import sys
 import weakref
 from collections.abc import Callable
@@ -17,8 +18,9 @@ import numpy as np
 from minires import kernels
 from minires.backend import Array, array_module, check_device, device_of, to_numpy
 from minires.graph import PACKAGE, Node, add_note, free, mode, name_of, one_device, pass_on, topological_order
+from minires.kernels.shapes import check_fits
 from minires.methods import Methods
-from minires.values import common_dtype, dtype_beside, float32, index_arrays, make_array
+from minires.values import check_words, common_dtype, comparable, dtype_beside, float32, index_arrays, make_array
 
 array_of = attrgetter("array")
 
@@ -40,10 +42,8 @@ def apply(forward: Callable, backward: Callable, *inputs: Tensor, **options: Any
         check_devices(name_of(forward), list(code.co_varnames[: code.co_argcount]), inputs)
     try:
         y, cache = forward(*arrays, **options)
-    except ValueError as error:
-        if "broadcast" in str(error) and len(arrays) == 2:  # NumPy's own words do not name the operation
-            shapes = f"{arrays[0].shape} and {arrays[1].shape}"
-            raise ValueError(f"{name_of(forward)}: shapes {shapes} do not broadcast") from error
+    except (TypeError, ValueError) as error:
+        check_words(error, name_of(forward), arrays)
         raise
     return record(y, cache, backward, inputs)
 
@@ -145,7 +145,9 @@ def operand_beside(value: Any, tensor: Tensor) -> Tensor:
         value = value.item()
     if not isinstance(value, (bool, int, float)):
         return Tensor(value, device=tensor.device if isinstance(value, (list, tuple)) else None)
-    return wrap(array_module(tensor.array).full((), value, dtype_beside(value, tensor.array.dtype)))
+    dtype = dtype_beside(value, tensor.array.dtype)
+    check_fits(value, dtype, sys._getframe(2).f_code.co_name.strip("_"))  # of operands' caller: add for __add__
+    return wrap(array_module(tensor.array).full((), value, dtype))
 
 
 def floating(operation: str, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -163,9 +165,13 @@ def one_dtype(operation: str, tensors: Any) -> list[Tensor]:
     return [x.to(dtype) for x in tensors]
 
 
-def comparable(other: Any) -> bool:
-    """Whether == has an answer for each value: not for None, text or other objects."""
-    return isinstance(other, (Tensor, bool, int, float, np.generic, np.ndarray, list, tuple))
+def without_gradient(operation: Callable, *inputs: Tensor) -> Tensor:
+    """A comparison or a mask."""
+    try:
+        return wrap(operation(*map(array_of, inputs)))
+    except (TypeError, ValueError) as error:
+        check_words(error, operation.__name__.strip("_"), tuple(map(array_of, inputs)))
+        raise
 
 
 class Tensor(Methods):
@@ -424,27 +430,27 @@ class Tensor(Methods):
     # In place: outside the graph (a parameter under no_grad) the memory itself changes; inside it, a new tensor.
 
     def __iadd__(self, other: Any) -> Tensor:
-        if self.in_graph(other):
-            return self + other
-        self.array += operands(self, other)[1].array
-        return self
+        return self.change(operator.add, other)
 
     def __isub__(self, other: Any) -> Tensor:
-        if self.in_graph(other):
-            return self - other
-        self.array -= operands(self, other)[1].array
-        return self
+        return self.change(operator.sub, other)
 
     def __imul__(self, other: Any) -> Tensor:
-        if self.in_graph(other):
-            return self * other
-        self.array *= operands(self, other)[1].array
-        return self
+        return self.change(operator.mul, other)
 
     def __itruediv__(self, other: Any) -> Tensor:
-        if self.in_graph(other):
-            return self / other
-        self.array /= operands(self, other)[1].array
+        return self.change(operator.truediv, other)
+
+    def change(self, operation: Callable, other: Any) -> Tensor:
+        """``self += other`` and its like. Errors: as in_graph; ValueError for a result that does not fit."""
+        recorded = self.in_graph(other)
+        result = operation(self, other)
+        if result.shape != self.shape or "biuf".index(result.dtype.kind) > "biuf".index(self.dtype.kind):
+            mine, came = (f"{x.dtype} {x.shape}" for x in (self, result))
+            raise ValueError(f"{operation.__name__}: in place the tensor stays {mine}, and the result is {came}")
+        if recorded:
+            return result.to(self.dtype)
+        self.array[...] = result.array
         return self
 
     def in_graph(self, other: Any) -> bool:
@@ -456,45 +462,39 @@ class Tensor(Methods):
             return False
         if self._requires_grad and self.node is None:
             raise RuntimeError(
-                "a leaf that requires grad cannot be changed in place: do it under no_grad(), or write a = a + b"
+                "in place: a leaf that requires grad cannot be changed: do it under no_grad(), or write a = a + b"
             )
         return self._requires_grad or (isinstance(other, Tensor) and other._requires_grad)
 
     # Comparisons and masks have no gradient.
 
     def __invert__(self) -> Tensor:
-        return wrap(~self.array)
+        return without_gradient(operator.invert, self)
 
     def __and__(self, other: Any) -> Tensor:
-        return wrap(self.array & operands(self, other)[1].array)
+        return without_gradient(operator.and_, *operands(self, other))
 
     def __or__(self, other: Any) -> Tensor:
-        return wrap(self.array | operands(self, other)[1].array)
+        return without_gradient(operator.or_, *operands(self, other))
 
     def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
         if not comparable(other):
             return NotImplemented
-        self, other = operands(self, other)
-        return wrap(self.array == other.array)
+        return without_gradient(operator.eq, *operands(self, other))
 
     def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
         if not comparable(other):
             return NotImplemented
-        self, other = operands(self, other)
-        return wrap(self.array != other.array)
+        return without_gradient(operator.ne, *operands(self, other))
 
     def __lt__(self, other: Any) -> Tensor:
-        self, other = operands(self, other)
-        return wrap(self.array < other.array)
+        return without_gradient(operator.lt, *operands(self, other))
 
     def __le__(self, other: Any) -> Tensor:
-        self, other = operands(self, other)
-        return wrap(self.array <= other.array)
+        return without_gradient(operator.le, *operands(self, other))
 
     def __gt__(self, other: Any) -> Tensor:
-        self, other = operands(self, other)
-        return wrap(self.array > other.array)
+        return without_gradient(operator.gt, *operands(self, other))
 
     def __ge__(self, other: Any) -> Tensor:
-        self, other = operands(self, other)
-        return wrap(self.array >= other.array)
+        return without_gradient(operator.ge, *operands(self, other))

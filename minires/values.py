@@ -77,6 +77,24 @@ def common_dtype(a: Array, b: Array) -> np.dtype:
     return np.promote_types(a.dtype, b.dtype)
 
 
+def check_words(error: Exception, operation: str, arrays: tuple[Array, ...]) -> None:
+    """Raise in our words what NumPy raised in its own, which do not name the operation. Other errors pass."""
+    words = str(error)
+    if "broadcast" in words and len(arrays) > 1:
+        shapes = " and ".join([str(x.shape) for x in arrays])
+        raise ValueError(f"{operation}: shapes {shapes} do not broadcast") from error
+    if "ufunc" in words or "numpy boolean" in words:
+        dtypes = " and ".join([str(x.dtype) for x in arrays])
+        raise TypeError(f"{operation}: not defined for {dtypes}") from error
+    if words.startswith("Integers to negative"):
+        raise ValueError(f"{operation}: integers to a negative power are no integers, use .float()") from error
+
+
+def comparable(other: Any) -> bool:
+    """Whether == has an answer for each value: not for None, text or other objects."""
+    return hasattr(other, "array") or isinstance(other, (bool, int, float, np.generic, np.ndarray, list, tuple))
+
+
 def index_arrays(index: Any, x: Array) -> Any:
     """An index into x, with every Tensor in it replaced by its array.
 
@@ -94,14 +112,12 @@ def index_arrays(index: Any, x: Array) -> Any:
     return index.array
 
 
-def dims(*given: Any) -> Any:
-    """Axes or sizes as PyTorch takes them, ``f()``, ``f(0, 1)`` or ``f((0, 1))``, as one tuple, int or None."""
-    if len(given) != 1:
-        return given
-    return tuple(given[0]) if isinstance(given[0], (list, tuple)) else given[0]
+def dims(*given: Any) -> tuple:
+    """Axes or sizes as PyTorch takes them, ``f()``, ``f(0, 1)`` or ``f((0, 1))``, as one tuple."""
+    return tuple(given[0]) if len(given) == 1 and isinstance(given[0], (list, tuple)) else given
 
 
 def axes_or_all(dim: Any) -> Any:
     """Axes to reduce: an int, a tuple, or None for all; an empty tuple means all, as in PyTorch."""
-    axes = dims(dim)
+    axes = tuple(dim) if isinstance(dim, list) else dim
     return None if axes == () else axes

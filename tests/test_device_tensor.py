@@ -212,7 +212,14 @@ ELSEWHERE = {
     "Tensor.grad",
     "Tensor.array",
 }
-ELSEWHERE |= {"Tensor.apply", "Tensor.wrap", "Tensor.node", "Tensor.accumulate_grad", "Tensor.in_graph"}
+ELSEWHERE |= {
+    "Tensor.apply",
+    "Tensor.wrap",
+    "Tensor.node",
+    "Tensor.accumulate_grad",
+    "Tensor.change",
+    "Tensor.in_graph",
+}
 ELSEWHERE |= {"Methods.select", "Methods.line", "Methods.refuse_copy"}
 PYTHONS = set(dir(type("Plain", (), {"__slots__": ("__weakref__",)}))) - {"__eq__", "__ne__", "__lt__", "__le__"}
 PYTHONS |= {"__annotations__", "__init__", "__array_priority__", "__static_attributes__", "__firstlineno__"}
