@@ -2,9 +2,11 @@
 
 A call is a line of Python, such as ``F.conv2d(a, b, stride=(2, 1))``, and the values of its inputs a, b, ... The same
 line runs on both sides: the names in it (m, F, nn, the inputs) stand for MiniRes's or for PyTorch's. The lines are
-drawn in ``random_calls_table.py`` and ``_tensor.py``; ``python -c "import random_calls as r; r.show('F.conv2d', 17)"`` runs one alone.
+drawn in ``random_calls_table.py`` and ``random_calls_tensor.py``. To run one alone, in tests/:
+``python -c "import random_calls as r; r.show('F.conv2d', 17)"``.
 """
 
+import functools
 import operator
 import warnings
 import zlib
@@ -347,6 +349,7 @@ def show(name, number, seed=SEED):
 def quiet(function: Any) -> Any:
     """The function without warnings of overflow: here they are wanted."""
 
+    @functools.wraps(function)
     def silent(*args):
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")

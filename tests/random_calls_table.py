@@ -180,7 +180,12 @@ def linear(g):
     leading, inside, out = g.shape(0, 2), g.pick(0, 1, 2, 3, 5), g.pick(0, 1, 2, 4)
     dtype = g.pick("int64", "bool") if g.chance(0.03) else g.float_dtype()
     g.array("a", (*leading, inside + g.chance(0.04)), dtype, sums=True)
-    g.array("b", (out, inside) if g.chance(0.95) else g.shape(), dtype if g.chance(0.97) else "float32", sums=True)
+    g.array(
+        "b",
+        (out, inside) if g.chance(0.92) else g.pick(g.shape(), (inside,)),
+        dtype if g.chance(0.97) else "float32",
+        sums=True,
+    )
     bias = ", " + g.array("c", (out + g.chance(0.04),), dtype) if g.chance(0.5) else ""
     return f"F.linear(a, b{bias})"
 
@@ -194,7 +199,7 @@ def dropout(g):
 
 @call("F.softmax", "F.log_softmax", sums=True)
 def softmax(g, name):
-    a = g.array("a", g.shape(), g.pick(*FLOATS) if g.chance(0.9) else g.dtype())
+    a = g.array("a", g.shape(empty=0.1), g.pick(*FLOATS) if g.chance(0.7) else g.dtype())
     ndim = g.inputs["a"].values.ndim
     return f"F.{name}({a}, dim={g.axis(ndim) if ndim else g.pick(0, -1, 1)})"
 
@@ -268,7 +273,10 @@ def extreme_of_two(g, name):
 def where(g):
     dtype = g.dtype()
     broadcast(g, "bool" if g.chance(0.95) else g.dtype(), dtype, dtype if g.chance(0.7) else g.dtype())
-    return "F.where(a, b, " + g.pick("c", "c", "c", "2", "0.5") + ")"
+    if g.chance(0.3):
+        del g.inputs["c"]
+        return f"F.where(a, b, {g.pick(2, 0.5)})"
+    return "F.where(a, b, c)"
 
 
 @call("F.flatten", "T.flatten")

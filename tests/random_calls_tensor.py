@@ -36,7 +36,7 @@ def operator_(g, name):
     broadcast(g, dtype, dtype if g.chance(0.6) else g.dtype())
     if g.chance(0.35):
         del g.inputs["b"]
-        return f"a {SIGNS[name]} {constant(g)}"
+        return f"a {SIGNS[name]} {g.pick('0.5', constant(g)) if name == '__pow__' else constant(g)}"
     return f"a {SIGNS[name]} b"
 
 
