@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from minires.kernels.shapes import INTEGERS, check_fits
+from minires.kernels.shapes import check_fits
 from minires.random import default_generator
 from minires.tensor import Tensor, wrap
-from minires.values import dims, float32
+from minires.values import float32, floating_dtype, sizes
 
 
 def tensor(data: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
@@ -24,25 +24,6 @@ def from_numpy(array: np.ndarray) -> Tensor:
     if not array.dtype.isnative:
         raise TypeError(f"from_numpy: expected the machine's own byte order, got {array.dtype.str}: use Tensor(array)")
     return wrap(np.asarray(array))
-
-
-def sizes(operation: str, *given: Any) -> tuple[int, ...]:
-    """A shape, checked. Errors: TypeError for sizes that are not ints; ValueError for a negative one."""
-    shape = dims(*given)
-    for size in shape:
-        if not isinstance(size, INTEGERS):
-            raise TypeError(f"{operation}: sizes must be ints, got {size!r}")
-        if size < 0:
-            raise ValueError(f"{operation}: sizes must not be negative, got {shape}")
-    return shape
-
-
-def floating(operation: str, dtype: Any) -> np.dtype:
-    """The dtype of what is drawn, float32 for None. Errors: TypeError for integers."""
-    wanted = np.dtype(dtype or float32)
-    if wanted.kind != "f":
-        raise TypeError(f"{operation}: dtype must be floating point, got {wanted}")
-    return wanted
 
 
 def zeros(*shape: Any, dtype: Any = float32, device: str | None = None, requires_grad: bool = False) -> Tensor:
@@ -83,7 +64,7 @@ def randn(
 ) -> Tensor:
     """A Tensor of normal values, drawn on the host from ``generator`` or MiniRes's own. Source: torch.randn."""
     values = default_generator(generator).standard_normal(sizes("randn", *shape))
-    return Tensor(values, requires_grad, floating("randn", dtype), device)
+    return Tensor(values, requires_grad, floating_dtype("randn", dtype), device)
 
 
 def rand(
@@ -95,4 +76,4 @@ def rand(
 ) -> Tensor:
     """A Tensor of values between 0 and 1, drawn on the host like randn. Source: torch.rand."""
     values = default_generator(generator).random(sizes("rand", *shape))
-    return Tensor(values, requires_grad, floating("rand", dtype), device)
+    return Tensor(values, requires_grad, floating_dtype("rand", dtype), device)

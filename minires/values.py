@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minires.backend import Array, to_device, to_numpy
+from minires.kernels.shapes import INTEGERS
 
 float32 = np.dtype("float32")
 float64 = np.dtype("float64")
@@ -121,3 +122,22 @@ def axes_or_all(dim: Any) -> Any:
     """Axes to reduce: an int, a tuple, or None for all; an empty tuple means all, as in PyTorch."""
     axes = tuple(dim) if isinstance(dim, list) else dim
     return None if axes == () else axes
+
+
+def sizes(operation: str, *given: Any) -> tuple[int, ...]:
+    """A shape, checked. Errors: TypeError for sizes that are not ints; ValueError for a negative one."""
+    shape = dims(*given)
+    for size in shape:
+        if not isinstance(size, INTEGERS):
+            raise TypeError(f"{operation}: sizes must be ints, got {size!r}")
+        if size < 0:
+            raise ValueError(f"{operation}: sizes must not be negative, got {shape}")
+    return shape
+
+
+def floating_dtype(operation: str, dtype: Any) -> np.dtype:
+    """The dtype of what is drawn, float32 for None. Errors: TypeError for integers."""
+    wanted = np.dtype(dtype or float32)
+    if wanted.kind != "f":
+        raise TypeError(f"{operation}: dtype must be floating point, got {wanted}")
+    return wanted
