@@ -68,6 +68,10 @@ def batch_norm(
     for name, statistic in (("running_mean", running_mean), ("running_var", running_var)):
         if statistic is not None and statistic.shape != input.shape[1:2]:
             raise ValueError(f"batch_norm: {name} must have shape {input.shape[1:2]}, got {statistic.shape}")
+        if statistic is not None and statistic.dtype != input.dtype:
+            raise TypeError(f"batch_norm: input and {name} must have one dtype, got {input.dtype}, {statistic.dtype}")
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("batch_norm: running_mean and running_var must both be given, or neither")
     gamma = None if weight is None else weight.array
     beta = None if bias is None else bias.array
     named = {"input": input, "weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
@@ -179,7 +183,10 @@ def adaptive_avg_pool2d(input: Tensor, output_size: int | None | tuple[int | Non
     Errors: ValueError for an output size below 1.
     Source: torch.nn.functional.adaptive_avg_pool2d.
     """
-    OH, OW = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+    both = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+    if len(both) != 2:
+        raise ValueError(f"adaptive_avg_pool2d: output_size must be an int, None or a pair, got {output_size!r}")
+    OH, OW = both
     if OH == OW == 1:
         return apply(kernels.global_avg_pool_forward, kernels.global_avg_pool_backward, input)
     wished = (input.shape[-2] if OH is None else OH, input.shape[-1] if OW is None else OW)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from minires.backend import Array, array_module, device_of
+from minires.values import in_our_words
 
 if TYPE_CHECKING:
     import weakref
@@ -251,11 +252,8 @@ def explained(error: Exception, operation: str, arrays: tuple[Array, ...]) -> Ex
 
     Returns: the exception itself, or one in better words where NumPy's own do not name the operation.
     """
+    error = in_our_words(error, operation, arrays)
     shapes = [str(x.shape) for x in arrays]
-    if isinstance(error, ValueError) and "broadcast" in str(error) and len(arrays) == 2:
-        better = ValueError(f"{operation}: shapes {' and '.join(shapes)} do not broadcast")
-        better.__cause__ = error
-        error = better
     path, (file, line) = module_path(mode.modules), users_line()
     inside = f" by {path}" if path else ""
     add_note(error, f"in the forward of {operation} of {', '.join(shapes)}, called{inside} at {file}, line {line}")

@@ -105,8 +105,8 @@ class Methods:
         return int(self.item())
 
     def __index__(self) -> int:
-        if self.dtype.kind not in "iu":
-            raise TypeError(f"only an integer tensor can be an index, this is {self.dtype}")
+        if self.dtype.kind == "f":
+            raise TypeError(f"index: only an integer tensor can be an index, this is {self.dtype}")
         return int(self.item())
 
     def __format__(self, style: str) -> str:
@@ -275,7 +275,7 @@ class Methods:
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Any:
         """Axes start_dim to end_dim as one."""
         if self.ndim == 0:
-            return self.reshape(1)
+            return self.reshape(1).flatten(start_dim, end_dim)
         first = check_axis(start_dim, self.ndim, "flatten")
         last = check_axis(end_dim, self.ndim, "flatten")
         if first > last:

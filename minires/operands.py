@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minires.backend import Array, array_module
+from minires.backend import array_module
 from minires.graph import one_device
+from minires.kernels.shapes import check_fits
 from minires.methods import Methods
-from minires.values import common_dtype, dtype_beside, float32, make_array
+from minires.values import common_dtype, dtype_beside, float32, in_our_words, make_array
 
 if TYPE_CHECKING:
     from minires.tensor import Tensor
@@ -38,14 +40,6 @@ def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
     return a.to(dtype), b.to(dtype)
 
 
-def other_in_place(a: Tensor, b: Any) -> Array:
-    """The array that is added to a's own memory. Errors: ValueError where a, a single value, would have to move."""
-    b = operands(a, b)[1]
-    if type(a.array) is not type(b.array):
-        raise ValueError(one_device("in place", f"{a.shape} on {a.device} and {b.shape} on {b.device}"))
-    return b.array
-
-
 def on_one_device(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Operands on one device: a single value (0-d) on the CPU follows the other, as in PyTorch. Errors: ValueError."""
     if a.ndim == 0 and a.device == "cpu":
@@ -63,7 +57,9 @@ def operand_beside(value: Any, tensor: Tensor) -> Tensor:
     if not isinstance(value, (bool, int, float)):
         array = make_array(value, None, tensor.device if isinstance(value, (list, tuple)) else None)
         return tensor.wrap(array)
-    return tensor.wrap(array_module(tensor.array).full((), value, dtype_beside(value, tensor.array.dtype)))
+    dtype = dtype_beside(value, tensor.array.dtype)
+    check_fits(value, dtype, sys._getframe(2).f_code.co_name.strip("_"))  # of operands' caller: add for __add__
+    return tensor.wrap(array_module(tensor.array).full((), value, dtype))
 
 
 def floating(operation: str, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -81,6 +77,10 @@ def one_dtype(operation: str, tensors: Any) -> list[Tensor]:
     return [x.to(dtype) for x in tensors]
 
 
-def comparable(other: Any) -> bool:
-    """Whether == has an answer for each value: not for None, text or other objects."""
-    return isinstance(other, (Methods, bool, int, float, np.generic, np.ndarray, list, tuple))
+def without_gradient(operation: Callable, *inputs: Tensor) -> Tensor:
+    """A comparison or a mask."""
+    arrays = tuple([x.array for x in inputs])
+    try:
+        return inputs[0].wrap(operation(*arrays))
+    except (TypeError, ValueError) as error:
+        raise in_our_words(error, operation.__name__.strip("_"), arrays)  # noqa: B904  # its cause is set

@@ -6,6 +6,7 @@ result where a gradient is wanted. From a line of yours to the arithmetic: ``a +
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable
 from operator import attrgetter
@@ -28,8 +29,8 @@ from minires.graph import (
     users_line,
 )
 from minires.methods import Methods
-from minires.operands import comparable, floating, operands, other_in_place, require_tensors
-from minires.values import dtype_beside, index_arrays, make_array
+from minires.operands import floating, operands, require_tensors, without_gradient
+from minires.values import comparable, dtype_beside, index_arrays, make_array
 
 array_of = attrgetter("array")
 
@@ -376,27 +377,29 @@ class Tensor(Methods):
     # In place: outside the graph (a parameter under no_grad) the memory itself changes; inside it, a new tensor.
 
     def __iadd__(self, other: Any) -> Tensor:
-        if self.in_graph(other):
-            return self + other
-        self.array += other_in_place(self, other)
-        return self
+        return self.change(operator.add, other)
 
     def __isub__(self, other: Any) -> Tensor:
-        if self.in_graph(other):
-            return self - other
-        self.array -= other_in_place(self, other)
-        return self
+        return self.change(operator.sub, other)
 
     def __imul__(self, other: Any) -> Tensor:
-        if self.in_graph(other):
-            return self * other
-        self.array *= other_in_place(self, other)
-        return self
+        return self.change(operator.mul, other)
 
     def __itruediv__(self, other: Any) -> Tensor:
-        if self.in_graph(other):
-            return self / other
-        self.array /= other_in_place(self, other)
+        return self.change(operator.truediv, other)
+
+    def change(self, operation: Callable, other: Any) -> Tensor:
+        """``self += other`` and its like. Errors: as in_graph; ValueError for a result that does not fit."""
+        recorded = self.in_graph(other)
+        result = operation(self, other)
+        if (result.shape, result.device) != (self.shape, self.device) or "biuf".index(result.dtype.kind) > "biuf".index(
+            self.dtype.kind
+        ):
+            mine, came = (f"{x.dtype} {x.shape} on {x.device}" for x in (self, result))
+            raise ValueError(f"{operation.__name__}: in place the tensor stays {mine}, and the result is {came}")
+        if recorded:
+            return result.to(self.dtype)
+        self.array[...] = result.array
         return self
 
     def in_graph(self, other: Any) -> bool:
@@ -408,45 +411,39 @@ class Tensor(Methods):
             return False
         if self._requires_grad and self.node is None:
             raise RuntimeError(
-                "a leaf that requires grad cannot be changed in place: do it under no_grad(), or write a = a + b"
+                "in place: a leaf that requires grad cannot be changed: do it under no_grad(), or write a = a + b"
             )
         return self._requires_grad or (isinstance(other, Tensor) and other._requires_grad)
 
     # Comparisons and masks have no gradient.
 
     def __invert__(self) -> Tensor:
-        return wrap(~self.array)
+        return without_gradient(operator.invert, self)
 
     def __and__(self, other: Any) -> Tensor:
-        return wrap(self.array & operands(self, other)[1].array)
+        return without_gradient(operator.and_, *operands(self, other))
 
     def __or__(self, other: Any) -> Tensor:
-        return wrap(self.array | operands(self, other)[1].array)
+        return without_gradient(operator.or_, *operands(self, other))
 
     def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
         if not comparable(other):
             return NotImplemented
-        self, other = operands(self, other)
-        return wrap(self.array == other.array)
+        return without_gradient(operator.eq, *operands(self, other))
 
     def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
         if not comparable(other):
             return NotImplemented
-        self, other = operands(self, other)
-        return wrap(self.array != other.array)
+        return without_gradient(operator.ne, *operands(self, other))
 
     def __lt__(self, other: Any) -> Tensor:
-        self, other = operands(self, other)
-        return wrap(self.array < other.array)
+        return without_gradient(operator.lt, *operands(self, other))
 
     def __le__(self, other: Any) -> Tensor:
-        self, other = operands(self, other)
-        return wrap(self.array <= other.array)
+        return without_gradient(operator.le, *operands(self, other))
 
     def __gt__(self, other: Any) -> Tensor:
-        self, other = operands(self, other)
-        return wrap(self.array > other.array)
+        return without_gradient(operator.gt, *operands(self, other))
 
     def __ge__(self, other: Any) -> Tensor:
-        self, other = operands(self, other)
-        return wrap(self.array >= other.array)
+        return without_gradient(operator.ge, *operands(self, other))

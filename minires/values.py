@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minires.backend import Array, to_device, to_numpy
+from minires.kernels.shapes import INTEGERS
 
 float32 = np.dtype("float32")
 float64 = np.dtype("float64")
@@ -77,6 +78,29 @@ def common_dtype(a: Array, b: Array) -> np.dtype:
     return np.promote_types(a.dtype, b.dtype)
 
 
+def in_our_words(error: Exception, operation: str, arrays: tuple[Array, ...]) -> Exception:
+    """An exception in our words where NumPy's own do not name the operation; otherwise itself."""
+    words, better = str(error), error
+    if not isinstance(error, (TypeError, ValueError)):
+        return error
+    if "broadcast" in words and len(arrays) > 1:
+        shapes = " and ".join([str(x.shape) for x in arrays])
+        better = ValueError(f"{operation}: shapes {shapes} do not broadcast")
+    elif "ufunc" in words or "numpy boolean" in words:
+        dtypes = " and ".join([str(x.dtype) for x in arrays])
+        better = TypeError(f"{operation}: not defined for {dtypes}")
+    elif words.startswith("Integers to negative"):
+        better = ValueError(f"{operation}: integers to a negative power are no integers, use .float()")
+    if better is not error:
+        better.__cause__ = error
+    return better
+
+
+def comparable(other: Any) -> bool:
+    """Whether == has an answer for each value: not for None, text or other objects."""
+    return hasattr(other, "array") or isinstance(other, (bool, int, float, np.generic, np.ndarray, list, tuple))
+
+
 def index_arrays(index: Any, x: Array) -> Any:
     """An index into x, with every Tensor in it replaced by its array.
 
@@ -95,14 +119,31 @@ def index_arrays(index: Any, x: Array) -> Any:
     return index.array
 
 
-def dims(*given: Any) -> Any:
-    """Axes or sizes as PyTorch takes them, ``f()``, ``f(0, 1)`` or ``f((0, 1))``, as one tuple, int or None."""
-    if len(given) != 1:
-        return given
-    return tuple(given[0]) if isinstance(given[0], (list, tuple)) else given[0]
+def dims(*given: Any) -> tuple:
+    """Axes or sizes as PyTorch takes them, ``f()``, ``f(0, 1)`` or ``f((0, 1))``, as one tuple."""
+    return tuple(given[0]) if len(given) == 1 and isinstance(given[0], (list, tuple)) else given
 
 
 def axes_or_all(dim: Any) -> Any:
     """Axes to reduce: an int, a tuple, or None for all; an empty tuple means all, as in PyTorch."""
-    axes = dims(dim)
+    axes = tuple(dim) if isinstance(dim, list) else dim
     return None if axes == () else axes
+
+
+def sizes(operation: str, *given: Any) -> tuple[int, ...]:
+    """A shape, checked. Errors: TypeError for sizes that are not ints; ValueError for a negative one."""
+    shape = dims(*given)
+    for size in shape:
+        if not isinstance(size, INTEGERS):
+            raise TypeError(f"{operation}: sizes must be ints, got {size!r}")
+        if size < 0:
+            raise ValueError(f"{operation}: sizes must not be negative, got {shape}")
+    return shape
+
+
+def floating_dtype(operation: str, dtype: Any) -> np.dtype:
+    """The dtype of what is drawn, float32 for None. Errors: TypeError for integers."""
+    wanted = np.dtype(dtype or float32)
+    if wanted.kind != "f":
+        raise TypeError(f"{operation}: dtype must be floating point, got {wanted}")
+    return wanted

@@ -163,7 +163,7 @@ def divide_backward(dy: Array, cache: OperandsCache) -> tuple[Array, Array]:
     Source: the quotient rule.
     """
     da = dy / cache.b
-    db = -da * cache.a / cache.b
+    db = -dy * (cache.a / cache.b / cache.b)
     return unbroadcast(da, cache.a.shape), unbroadcast(db, cache.b.shape)
 
 
@@ -193,7 +193,8 @@ def power_backward(dy: Array, cache: PowerCache) -> tuple[Array, Array]:
     da = dy * xp.where(b == 0, 0, slope)
     flat = (a == 0) & (b >= 0)
     log_a = xp.log(xp.where(a > 0, a, 1))
-    log_a = xp.where((a < 0) | ((a == 0) & ~flat), xp.nan, log_a)
+    log_a = xp.where(a == 0, -xp.inf, log_a)
+    log_a = xp.where(a >= 0, log_a, xp.nan)
     db = dy * xp.where(flat, 0, cache.y * log_a)
     return unbroadcast(da, a.shape), unbroadcast(db, b.shape)
 
@@ -208,7 +209,8 @@ def power_scalar_forward(x: Array, *, exponent: float) -> tuple[Array, PowerScal
     """
     if exponent < 0 and x.dtype.kind != "f":
         raise ValueError(f"power: integers to a negative power are no integers, got {x.dtype} ** {exponent}")
-    return x**exponent, PowerScalarCache(x, exponent)
+    y = (x**exponent).astype(x.dtype, copy=False)  # NumPy's boolean ** True is int8
+    return y, PowerScalarCache(x, exponent)
 
 
 def power_scalar_backward(dy: Array, cache: PowerScalarCache) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from minires.backend import Array, array_module, device_of, to_device
+from minires.kernels.shapes import check_fits
 
 
 class InputCache(NamedTuple):
@@ -148,12 +149,15 @@ def clip_forward(x: Array, *, low: float | None = None, high: float | None = Non
 
     Shapes: x, y (any).
     Formula: y = min(max(x, low), high).
-    Errors: ValueError where both bounds are None.
+    Errors: ValueError where both bounds are None, or for one that x's integer dtype does not have.
     Source: torch.clamp.
     """
     xp = array_module(x)
     if low is None and high is None:
         raise ValueError("clip: expected a lower bound, an upper bound or both, got neither")
+    for bound in (low, high):
+        if bound is not None:
+            check_fits(bound, x.dtype, "clip")
     y = x
     if low is not None:
         y = xp.maximum(y, low)

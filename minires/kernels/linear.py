@@ -29,6 +29,8 @@ def linear_forward(x: Array, w: Array, b: Array | None = None) -> tuple[Array, L
     """
     if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[1]:
         raise ValueError(f"linear: x (..., in) and w (out, in) must share in, got x {x.shape} and w {w.shape}")
+    if w.size == 0:
+        raise ValueError(f"linear: w is empty, shape {w.shape} (out, in)")
     if b is not None and b.shape != (w.shape[0],):
         raise ValueError(f"linear: b must have shape ({w.shape[0]},), got {b.shape}")
     if w.dtype != x.dtype or (b is not None and b.dtype != x.dtype):

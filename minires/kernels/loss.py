@@ -26,6 +26,18 @@ class CrossEntropyCache(NamedTuple):
     reduction: str
 
 
+def check_softmax(x: Array, axis: int, operation: str) -> None:
+    """Refuse an axis that x lacks, or one without entries.
+
+    Shapes: x (any).
+    Formula: none.
+    Errors: IndexError for an axis that x lacks; ValueError for an empty one.
+    Source: torch.softmax.
+    """
+    if x.shape[check_axis(axis, x.ndim, operation)] == 0:
+        raise ValueError(f"{operation}: x is empty along axis {axis}, shape {x.shape}")
+
+
 def softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, SoftmaxCache]:
     """Probabilities from logits.
 
@@ -35,7 +47,7 @@ def softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, SoftmaxCache]:
     Source: torch.softmax.
     """
     xp = array_module(x)
-    check_axis(axis, x.ndim, "softmax")
+    check_softmax(x, axis, "softmax")
     shifted = x - x.max(axis=axis, keepdims=True)
     e = xp.exp(shifted)
     y = e / e.sum(axis=axis, keepdims=True)
@@ -63,7 +75,7 @@ def log_softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, LogSoftmaxC
     Source: torch.log_softmax.
     """
     xp = array_module(x)
-    check_axis(axis, x.ndim, "log_softmax")
+    check_softmax(x, axis, "log_softmax")
     shifted = x - x.max(axis=axis, keepdims=True)
     y = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
     return y, LogSoftmaxCache(y, axis)

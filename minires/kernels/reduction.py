@@ -53,6 +53,19 @@ def kept_shape(shape: tuple[int, ...], axis: int | tuple[int, ...] | None, opera
     return tuple(kept)
 
 
+def check_not_empty(shape: tuple[int, ...], kept: tuple[int, ...], operation: str) -> None:
+    """Refuse a reduction over no values, which has no extreme.
+
+    Shapes: shape of x, kept as kept_shape gives it.
+    Formula: none.
+    Errors: ValueError for an empty axis.
+    Source: torch.amax.
+    """
+    for axis in range(len(shape)):
+        if shape[axis] == 0 and kept[axis] == 1:
+            raise ValueError(f"{operation}: nothing to look at along axis {axis}, the shape is {shape}")
+
+
 def sum_forward(x: Array, *, axis=None, keepdims: bool = False) -> tuple[Array, SumCache]:
     """The sum along axes.
 
@@ -155,6 +168,7 @@ def amax_forward(x: Array, *, axis=None, keepdims: bool = False) -> tuple[Array,
     Source: torch.amax.
     """
     kept = kept_shape(x.shape, axis, "max")
+    check_not_empty(x.shape, kept, "max")
     y = x.max(axis=axis, keepdims=keepdims)
     return y, ExtremeCache(x, y.reshape(kept))
 
@@ -185,6 +199,7 @@ def amin_forward(x: Array, *, axis=None, keepdims: bool = False) -> tuple[Array,
     Source: torch.amin.
     """
     kept = kept_shape(x.shape, axis, "min")
+    check_not_empty(x.shape, kept, "min")
     y = x.min(axis=axis, keepdims=keepdims)
     return y, ExtremeCache(x, y.reshape(kept))
 

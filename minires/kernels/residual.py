@@ -19,7 +19,7 @@ def residual_add_forward(x: Array, branch: Array, *, inplace: bool = False) -> t
 
     Shapes: x, branch, y (all the same). With inplace, y takes branch's memory.
     Formula: y = F(x) + x, with branch = F(x).
-    Errors: ValueError where the shapes differ: a shortcut is never broadcast.
+    Errors: ValueError where the shapes differ: a shortcut is never broadcast; TypeError for two dtypes.
     Source: He et al. 2015, equation 1.
     """
     if x.shape != branch.shape:
@@ -27,6 +27,8 @@ def residual_add_forward(x: Array, branch: Array, *, inplace: bool = False) -> t
             f"residual_add: the shortcut has shape {x.shape} and the branch {branch.shape}: "
             "where they differ, the shortcut needs option A, B or C"
         )
+    if x.dtype != branch.dtype:
+        raise TypeError(f"residual_add: x and branch must have one dtype, got {x.dtype} and {branch.dtype}")
     if inplace:
         branch += x
         return branch, None

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from minires.backend import Array, array_module
 from minires.kernels.arithmetic import unbroadcast
+from minires.kernels.shapes import check_axis, check_fits
 
 
 class ShapeCache(NamedTuple):
@@ -40,6 +41,8 @@ def reshape_forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, ShapeCa
     Source: torch.reshape.
     """
     try:
+        if min(shape, default=0) < -1:
+            raise ValueError("NumPy takes every negative size for -1")
         y = x.reshape(shape)
     except (ValueError, TypeError) as error:
         raise ValueError(f"reshape: cannot see {x.size} values of shape {x.shape} as {shape}") from error
@@ -131,7 +134,11 @@ def slice_forward(x: Array, *, index) -> tuple[Array, SliceCache]:
     basic = True
     for part in parts:
         basic = basic and (part is None or part is Ellipsis or isinstance(part, (int, slice)))
-    return x[index], SliceCache(x.shape, index, basic)
+    try:
+        y = x[index]
+    except (IndexError, ValueError) as error:  # NumPy's own words do not name the operation
+        raise IndexError(f"getitem: {error}, the shape is {x.shape}") from error
+    return y, SliceCache(x.shape, index, basic)
 
 
 def slice_backward(dy: Array, cache: SliceCache) -> Array:
@@ -165,6 +172,10 @@ def concatenate_forward(*arrays: Array, axis: int = 0) -> tuple[Array, JoinCache
     sizes = []
     for array in arrays:
         if array.ndim == 0 or array.ndim != arrays[0].ndim or not -array.ndim <= axis < array.ndim:
+            raise ValueError(f"concatenate: cannot join {arrays[0].shape} and {array.shape} along axis {axis}")
+        alike = list(arrays[0].shape)
+        alike[axis] = array.shape[axis]
+        if array.shape != tuple(alike):
             raise ValueError(f"concatenate: cannot join {arrays[0].shape} and {array.shape} along axis {axis}")
         sizes.append(array.shape[axis])
     return xp.concatenate(arrays, axis=axis), JoinCache(axis, tuple(sizes))
@@ -202,6 +213,7 @@ def stack_forward(*arrays: Array, axis: int = 0) -> tuple[Array, JoinCache]:
     for array in arrays:
         if array.shape != arrays[0].shape:
             raise ValueError(f"stack: expected tensors of one shape, got {arrays[0].shape} and {array.shape}")
+    check_axis(axis, arrays[0].ndim + 1, "stack")
     return xp.stack(arrays, axis=axis), JoinCache(axis, (1,) * len(arrays))
 
 
@@ -226,19 +238,24 @@ def pad_forward(x: Array, *, widths: tuple[tuple[int, int], ...], value: float =
 
     Shapes: x, widths one pair (before, after) an axis -> y, larger by them.
     Formula: none.
-    Errors: ValueError for a negative width or a pair too few.
+    Errors: ValueError for a negative width, a pair too few, or a value that x's dtype does not have.
     Source: torch.nn.functional.pad(mode="constant"), with numpy.pad's order of axes.
     """
     xp = array_module(x)
     if len(widths) != x.ndim:
         raise ValueError(f"pad: expected one pair an axis of {x.shape}, got {widths}")
+    check_fits(value, x.dtype, "pad")
     inside = []
+    shape = []
     for axis in range(x.ndim):
         before, after = widths[axis]
         if before < 0 or after < 0:
             raise ValueError(f"pad: widths must not be negative, got {widths}; slice instead")
         inside.append(slice(before, before + x.shape[axis]))
-    return xp.pad(x, widths, constant_values=value), PadCache(tuple(inside))
+        shape.append(before + x.shape[axis] + after)
+    y = xp.full(shape, value, x.dtype)
+    y[tuple(inside)] = x
+    return y, PadCache(tuple(inside))
 
 
 def pad_backward(dy: Array, cache: PadCache) -> Array:

@@ -57,9 +57,20 @@ def check_axis(axis: int, ndim: int, operation: str) -> int:
     """
     if not isinstance(axis, INTEGERS):
         raise TypeError(f"{operation}: dim must be an int, got {axis!r}")
+    if ndim == 0:
+        raise IndexError(f"{operation}: a tensor without axes has no dim {axis}")
     if not -ndim <= axis < ndim:
         raise IndexError(f"{operation}: dim must lie between {-ndim} and {ndim - 1}, got {axis}")
     return int(axis) % ndim
+
+
+def check_fits(value: float, dtype: np.dtype, operation: str) -> None:
+    """Refuse a fill value that an integer dtype does not have: NaN, infinity, or one out of its range.
+
+    Errors: ValueError.
+    """
+    if dtype.kind in "iu" and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
+        raise ValueError(f"{operation}: the value {value} does not fit into {dtype}")
 
 
 def window_output_size(
