@@ -1,7 +1,9 @@
 """What all tests share: where the device tests run, the notes in the summary, and hypothesis without a deadline."""
 
 import importlib.util
+import shutil
 import sys
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,6 +21,7 @@ settings.register_profile(
 settings.load_profile("minires")
 
 NOTES = pytest.StashKey[list]()
+BEGUN = pytest.StashKey[dict]()
 
 
 def pytest_addoption(parser):
@@ -38,6 +41,7 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """With --device cuda the device tests alone, on the real CuPy; each says why where there is no GPU."""
     if config.getoption("--device") is None:
+        items.sort(key=is_last)
         return
     others = [item for item in items if not item.path.name.startswith("test_device_")]
     config.hook.pytest_deselected(items=others)
@@ -46,6 +50,33 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if problem is not None:
             item.add_marker(pytest.mark.skip(reason=f"no GPU: {problem}"))
+
+
+def is_last(item):
+    """What runs beside the other tests, in processes of its own, is asked for at the end."""
+    return item.path.name == "test_cupy_on_cpu.py"
+
+
+def pytest_collection_finish(session):
+    """Begin what runs beside the other tests."""
+    last = [item for item in session.items if is_last(item)]
+    if last and not session.config.option.collectonly:
+        folder = tempfile.mkdtemp(prefix="minires-tests-")
+        session.config.stash[BEGUN] = last[0].module.begin(folder)
+
+
+def pytest_unconfigure(config):
+    """Nothing goes on after the tests."""
+    for run in config.stash.get(BEGUN, {}).values():
+        run.process.kill()  # nothing happens to one that has ended
+        run.process.wait()
+        shutil.rmtree(run.output.parent, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def begun(request):
+    """What was begun."""
+    return request.config.stash[BEGUN]
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -69,35 +69,43 @@ def tool_with_precompiled_header():
     return tool
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """What both processes wrote, by the name of their part: (exit status, text, seconds)."""
-    folder = tmp_path_factory.mktemp("cupy_on_cpu")
+class Run(NamedTuple):
+    """A process that runs a part of the device tests, and the file that it writes to."""
+
+    process: subprocess.Popen
+    output: Path
+
+
+def begin(folder):
+    """Both processes, under way. conftest.py begins them before the first test: they take minutes, and a core each."""
+    if MISSING is not None:
+        return {}
     tool = tool_with_precompiled_header()
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("PYTEST_ADDOPTS", None)
-    start, processes, found = time.perf_counter(), {}, {}
+    begun = {}
     for name, files in PARTS.items():
         command = [sys.executable, tool / "cupy_on_cpu.py", "-m", "pytest", "--device", "cuda", "-m", "not thorough"]
         command += ["-q", "-p", "no:cacheprovider", "--tb=short", "--color=no", *[f"tests/{file}" for file in files]]
-        with open(folder / f"{name}.txt", "w") as output:
-            processes[name] = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
-            )
-    try:
-        for name, process in processes.items():
-            status = process.wait(max(1, SECONDS - (time.perf_counter() - start)))
-            found[name] = (status, (folder / f"{name}.txt").read_text(), time.perf_counter() - start)
-    finally:
-        for process in processes.values():
-            process.kill()  # nothing happens to one that has ended
-            process.wait()
+        path = Path(folder) / f"{name}.txt"
+        with open(path, "w") as output:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        begun[name] = Run(process, path)
+    return begun
+
+
+@pytest.fixture(scope="module")
+def runs(begun):
+    """What both processes wrote, by the name of their part: (exit status, text)."""
+    found = {}
+    for name, run in begun.items():
+        found[name] = (run.process.wait(SECONDS), run.output.read_text())
     return found
 
 
 @pytest.mark.parametrize("name", PARTS)
 def test_the_device_tests_pass_with_cupy_itself(runs, notes, name):
-    status, text, seconds = runs[name]
+    status, text = runs[name]
     lines = text.strip().splitlines()
     kept = [line for line in lines if "on the device" in line or "in host memory" in line]
     notes.append(f"CuPy itself, {name}: {lines[-1]}")
