@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from minires.data import DataLoader, folder, image_folder, load_data
-from minires.data.images import MEAN, STD, read_image
+from minires.data.images import MEAN, STD, open_image, read_image
 from minires.errors import DataError
 
 
@@ -209,3 +209,18 @@ def test_folders_that_are_none(tmp_path):
 def test_sizes_that_cannot_be(tmp_path, sizes):
     with pytest.raises(ValueError, match="image_folder: "):
         image_folder(classes_of(tmp_path, {"a": 2}), **sizes)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the program is a shell script")
+@pytest.mark.parametrize("read", [open_image, read_image, lambda path: folder.common_size([str(path)])])
+def test_postscript_by_another_name_starts_no_program(tmp_path, monkeypatch, read):
+    program, ran = tmp_path / "gs", tmp_path / "ran"
+    program.write_text(f"#!/bin/sh\ntouch {ran}\necho 10.0\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(DataError, match=r"cat.jpg is not an image file of a kind that is read \(JPEG, PNG, "):
+        read(path)
+    assert not ran.exists()

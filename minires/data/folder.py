@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minires.data.dataset import ArrayDataset, DataSplit
-from minires.data.images import MEAN, STD, check_size, open_image, resize_and_crop
+from minires.data.images import MEAN, STD, open_image, open_picture, resize_and_crop
 from minires.data.transforms import Normalize
 from minires.errors import DataError
 
@@ -124,20 +124,10 @@ def common_size(paths: list[str]) -> tuple[int, int] | None:
 
     Errors: DataError for a file that is no image.
     """
-    from PIL import Image, UnidentifiedImageError
-
     sizes = set()
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                check_size(image, path, os.path.getsize(path))
-                sizes.add((image.height, image.width))
-        except (DataError, FileNotFoundError, PermissionError):
-            raise
-        except UnidentifiedImageError as error:
-            raise DataError(f"{path} is not an image file") from error
-        except Exception as error:
-            raise DataError(f"{path} is damaged: {error}") from error
+        with open_picture(path) as image:
+            sizes.add((image.height, image.width))
     return sizes.pop() if len(sizes) == 1 else None
 
 
