@@ -32,7 +32,7 @@ def test_train_and_test_folders(tmp_path):
                 pixels = picture(path, seed=len(expected), mode="L" if file == "b.png" else "RGB")
                 if file != "e.webp":  # which loses something
                     expected[str(path)] = pixels
-    (tmp_path / "train" / "dog" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / "dog" / ".notes.txt").write_text("no image")
     (tmp_path / "train" / ".hidden").mkdir()
     split = load_data(tmp_path)
     assert split.classes == ("Cat", "ant", "dog") and split.num_classes == 3 and split.in_channels == 3
@@ -78,9 +78,65 @@ def test_class_folders_alone_are_split_the_same_way_every_time(tmp_path):
     assert numbers != list(range(4)) and numbers != list(range(16, 20))
 
 
-def test_a_class_called_train(tmp_path):
-    classes_of(tmp_path, {"train": 3, "bus": 3, "car": 3})
-    assert load_data(tmp_path).classes == ("bus", "car", "train")
+def test_a_class_called_train_is_refused(tmp_path):
+    classes_of(tmp_path, {"Train": 3, "bus": 3, "car": 3})
+    with pytest.raises(DataError, match="has Train/ and neither test/ nor val/.*a class of this name needs another"):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "train, test",
+    [("train", "valid"), ("Train", "Validation"), ("TRAIN", "val"), ("Training", "Testing"), ("train", "TEST")],
+)
+def test_the_parts_by_other_names(tmp_path, train, test):
+    classes_of(tmp_path, {f"{train}/cat": 3, f"{train}/dog": 3, f"{test}/cat": 1, f"{test}/dog": 2})
+    split = load_data(tmp_path)
+    assert split.classes == ("cat", "dog") and (len(split.train), len(split.test)) == (6, 3)
+
+
+def test_a_folder_that_is_not_used_is_said(tmp_path):
+    classes_of(tmp_path, {"train/a": 2, "val/a": 1, "test/a": 3})
+    with pytest.warns(UserWarning, match="left out the folder val/$"):
+        assert len(load_data(tmp_path).test) == 3
+
+
+def test_files_that_are_left_out_are_said_once(tmp_path):
+    classes_of(tmp_path, {"a": 5, "b": 5})
+    for name in ("a/1.heic", "a/2.HEIC", "b/3.heic", "b/notes.txt", "b/Thumbs.db", "b/inner/none"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no image")
+    for name in ("a/.DS_Store", ".hidden", "README.txt"):
+        (tmp_path / name).write_text("")
+    picture(tmp_path / "lost.png")
+    with pytest.warns(UserWarning) as said:
+        split = load_data(tmp_path)
+    assert len(split.train) + len(split.test) == 10
+    assert [str(warning.message) for warning in said] == [
+        f"{tmp_path}: left out 7 files: 3 .heic, 1 .db, 1 .txt, 1 in no class folder, 1 without an ending"
+    ]
+    for path in (tmp_path / "a").glob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"a has no image in it: .*\(it has 2 files: 2 .heic\)"):
+        load_data(tmp_path)
+
+
+def test_the_first_frame_of_a_gif(tmp_path):
+    classes_of(tmp_path, {"a": 3})
+    first, second = (Image.fromarray(np.full((8, 8), grey, np.uint8)) for grey in (70, 200))
+    first.save(tmp_path / "a" / "00.gif", save_all=True, append_images=[second])
+    assert (open_image(tmp_path / "a" / "00.gif").getpixel((3, 4))) == (70, 70, 70)
+    split = load_data(tmp_path)
+    assert len(split.train) + len(split.test) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes by name here")
+def test_a_pipe_is_no_image_and_does_not_hang(tmp_path):
+    classes_of(tmp_path, {"a": 3})
+    os.mkfifo(tmp_path / "a" / "p.png")
+    with pytest.warns(UserWarning, match="left out 1 file: 1 no regular file$"):
+        load_data(tmp_path)
+    with pytest.raises(DataError, match="p.png is not a file"):
+        open_image(tmp_path / "a" / "p.png")
 
 
 def test_sizes(tmp_path):
