@@ -47,7 +47,7 @@ def test_losses_are_plain_numbers_on_a_logarithmic_axis(tmp_path, drawn, losses)
     for figure in drawn:
         axes = figure.axes[0]
         low, high = axes.get_ylim()
-        ticks = [text.get_text() for text in axes.get_yticklabels(which="both")]
+        ticks = [text.get_text().replace("\N{MINUS SIGN}", "-") for text in axes.get_yticklabels(which="both")]
         inside = [text for text in ticks if text and low <= float(text) <= high]  # float: no mathtext
         assert axes.get_yscale() == "log" and len(inside) >= 2 and len(set(inside)) == len(inside), ticks
 
