@@ -60,7 +60,8 @@ def idx_files(folder: str, mirrors: tuple[str, ...], checksums: dict[str, tuple[
     for name, (packed, unpacked) in checksums.items():
         addresses = tuple(mirror + name + ".gz" for mirror in mirrors)
         known = f"sha256:{unpacked}" if unpacked else ""
-        files.append(Published(f"{folder}/{name}.gz", addresses, f"md5:{packed}", known))
+        most = 1 << 26 if "images" in name else 1 << 20
+        files.append(Published(f"{folder}/{name}.gz", addresses, f"md5:{packed}", known, most))
     return IDXFiles(*files)
 
 
@@ -100,7 +101,7 @@ FASHION_MNIST = idx_files(
 
 def cifar_archive(name: str, md5: str) -> Published:
     """An archive of the CIFAR page."""
-    return Published(name, tuple(mirror + name for mirror in CIFAR_MIRRORS), f"md5:{md5}")
+    return Published(name, tuple(mirror + name for mirror in CIFAR_MIRRORS), f"md5:{md5}", most=1 << 29)
 
 
 # The checksums of the published files are as other libraries state them; none of these servers was asked when this was
