@@ -117,6 +117,11 @@ def checked(path: str, file: Published, folder: str) -> str:
     packed = path.endswith(".gz")
     if packed and is_the_file(path, file):
         return path
+    if not packed and not file.unpacked:
+        for other in MNIST:  # whose files have the names of Fashion-MNIST's
+            same_name = os.path.basename(other.name) == os.path.basename(file.name)
+            if same_name and other.name != file.name and other.unpacked and has_checksum(path, other.unpacked):
+                raise DataError(f"{path} is MNIST's file, expected Fashion-MNIST's: move it to {other.name[:-3]}")
     if not packed and (not file.unpacked or has_checksum(path, file.unpacked)):
         return path
     known = in_words(file.checksum if packed else file.unpacked)
