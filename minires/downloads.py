@@ -53,6 +53,7 @@ class Limited:
         self.most = most
 
     def write(self, chunk: bytes) -> None:
+        """Append bytes, to the disk. Errors: as the class."""
         if self.file.tell() + len(chunk) > self.most:
             raise ServerError(f"it sends more than {self.most:,} bytes")
         try:
