@@ -142,7 +142,7 @@ def find_images(
         left_out.update(others)
     if not paths:
         raise DataError(f"{os.fspath(folder)}: expected a folder of images for each class in it, there is none")
-    with os.scandir(folder) as entries:
+    with os.scandir(os.fspath(folder)) as entries:
         beside = sum(is_image(entry) and not entry.name.startswith(".") for entry in entries)
     if beside:
         left_out["in no class folder"] += beside
