@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,9 @@ from minires.training import Epoch
 
 #: Entries of config.json that say what a run was, not what came of it.
 SKIPPED = ("versions", "result", "checkpoint_every", "workers", "threads")
+
+LONGEST = 10**10  # seconds, three centuries: more is a damaged file
+MOST_EPOCHS = 10**9
 
 
 class Run(NamedTuple):
@@ -35,15 +38,43 @@ def read_run(folder: str | os.PathLike) -> Run:
     for name in (CONFIG, METRICS):
         if not (path / name).exists():
             raise FileNotFoundError(2, f"no run is there (it has no {name})", str(path))
-    try:
-        config = json.loads((path / CONFIG).read_text())
-        with open(path / METRICS, newline="") as file:
-            rows = [{name: float(row[name]) for name in Epoch._fields} for row in csv.DictReader(file)]
-        history = [Epoch(int(row.pop("epoch")), **row) for row in rows]
-        config["model"], config["data"], config["seed"]
-    except (ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
-        raise CheckpointError(f"{path}: not the files of a run: {type(error).__name__}: {error}") from error
+    config = read_file(path / CONFIG, read_config)
+    history = read_file(path / METRICS, read_metrics)
     return Run(str(folder).rstrip("/\\"), config, history)
+
+
+def read_file(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What is in a file of a run. Errors: CheckpointError that names the file, where it is damaged."""
+    try:
+        return read(path)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, csv.Error) as error:
+        raise CheckpointError(
+            f"{path.parent}: not the files of a run: {path.name} is damaged: {type(error).__name__}: {error}"
+        ) from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The entries of config.json. Errors: those of read_file."""
+    config = json.loads(path.read_text())
+    config["model"], config["data"], config["seed"]
+    result = config.get("result")
+    seconds = result.get("seconds") if isinstance(result, dict) else None
+    if isinstance(seconds, (int, float)) and not 0 <= seconds <= LONGEST:
+        raise ValueError(f"expected seconds from 0 to {LONGEST:,}, got {seconds!s:.20}")
+    return config
+
+
+def read_metrics(path: Path) -> list[Epoch]:
+    """The epochs of metrics.csv. Errors: those of read_file."""
+    history = []
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            values = {name: float(row[name]) for name in Epoch._fields}
+            epoch = values.pop("epoch")
+            if not (1 <= epoch <= MOST_EPOCHS and epoch == int(epoch)):
+                raise ValueError(f"expected whole epochs from 1 to {MOST_EPOCHS:,}, got {epoch:g}")
+            history.append(Epoch(int(epoch), **values))
+    return history
 
 
 def differing(runs: list[Run]) -> list[str]:
@@ -61,7 +92,7 @@ def table(runs: list[Run]) -> str:
         row = [run.name, *[said(run.config.get(name)) for name in options]]
         result = run.config.get("result")
         seconds = result.get("seconds") if isinstance(result, dict) else None
-        time = duration(seconds) if isinstance(seconds, (int, float)) and math.isfinite(seconds) else "not finished"
+        time = duration(seconds) if isinstance(seconds, (int, float)) else "not finished"
         if not run.history:
             rows.append([*row, "0", "", "", "", time])
             continue

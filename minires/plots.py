@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from minires.training import Epoch
+
+
+def show_losses_by_powers(axes: Axes, losses: list[float]) -> None:
+    """A logarithmic axis with plain numbers on it, whether it spans some decades or a part of one."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+    axes.set_yscale("log")
+    span = max(losses) / min(losses)
+    locator = MaxNLocator(nbins=6) if span < 10 else LogLocator(subs=(1, 2, 5) if span < 1000 else (1,))
+    axes.yaxis.set_major_locator(locator)
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def plot_curves(history: list[Epoch], path: str | Path, title: str = "") -> None:
@@ -18,7 +32,7 @@ def plot_curves(history: list[Epoch], path: str | Path, title: str = "") -> None
     Errors: OSError where the file cannot be written.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
     loss_axes, error_axes = figure.subplots(1, 2)
@@ -39,9 +53,9 @@ def plot_curves(history: list[Epoch], path: str | Path, title: str = "") -> None
         axes.grid(alpha=0.3)
         axes.legend()
     loss_axes.set_ylabel("cross entropy")
-    if all(line.train_loss > 0 and line.test_loss > 0 for line in history):
-        loss_axes.set_yscale("log")
-        loss_axes.yaxis.set_major_formatter(ScalarFormatter())
+    losses = [loss for line in history for loss in (line.train_loss, line.test_loss)]
+    if losses and all(0 < loss < np.inf for loss in losses):
+        show_losses_by_powers(loss_axes, losses)
     error_axes.set_ylabel("error (%)")
     if history:
         error_axes.set_ylim(bottom=0)
@@ -49,7 +63,7 @@ def plot_curves(history: list[Epoch], path: str | Path, title: str = "") -> None
             axes.set_xlim(0.5, len(history) + 0.5)
         last = history[-1]
         error_axes.set_title(f"after epoch {last.epoch}: test accuracy {last.test_accuracy:.2%}")
-    loss_axes.set_title(title if history else f"{title}: no epoch was finished")
+    loss_axes.set_title(title if history else f"{title}: no epoch was finished", parse_math=False)
     figure.savefig(path)
 
 
@@ -60,11 +74,12 @@ def plot_runs(runs: list[tuple[str, list[Epoch]]], path: str | Path) -> None:
     Errors: OSError where the file cannot be written.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 4.2 + 0.2 * len(runs)), dpi=100, layout="constrained")
     loss_axes, error_axes = figure.subplots(1, 2)
     colors = [f"C{i % 10}" for i in range(len(runs))]
+    labels: list[str] = []
     for (name, history), color in zip(runs, colors, strict=True):
         epochs = [line.epoch for line in history]
         last = f"{history[-1].test_accuracy:.2%}" if history else "no epoch"
@@ -72,21 +87,24 @@ def plot_runs(runs: list[tuple[str, list[Epoch]]], path: str | Path) -> None:
         loss_axes.plot(epochs, [line.test_loss for line in history], color=color, marker="s", markersize=3)
         error_axes.plot(epochs, [100 * (1 - line.train_accuracy) for line in history], "--", color=color, alpha=0.6)
         errors = [100 * (1 - line.test_accuracy) for line in history]
-        error_axes.plot(epochs, errors, color=color, marker="s", markersize=3, label=f"{name}: {last}")
+        error_axes.plot(epochs, errors, color=color, marker="s", markersize=3, label=str(len(labels)))
+        labels.append(f"{name}: {last}")
     for axes in (loss_axes, error_axes):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-    lines = [line for _, history in runs for line in history]
-    if lines and all(line.train_loss > 0 and line.test_loss > 0 for line in lines):
-        loss_axes.set_yscale("log")
-        loss_axes.yaxis.set_major_formatter(ScalarFormatter())
-    if lines:
+    losses = [loss for _, history in runs for line in history for loss in (line.train_loss, line.test_loss)]
+    if losses and all(0 < loss < np.inf for loss in losses):
+        show_losses_by_powers(loss_axes, losses)
+    if losses:
         error_axes.set_ylim(bottom=0)
     loss_axes.set_ylabel("cross entropy")
     error_axes.set_ylabel("error (%)")
     loss_axes.set_title("dashed: training (during the epoch); whole: test")
-    figure.legend(loc="outside lower center", ncols=1 if len(runs) <= 6 else 2)
+    legend = figure.legend(loc="outside lower center", ncols=1 if len(runs) <= 6 else 2)
+    for text, label in zip(legend.get_texts(), labels, strict=True):  # a label that begins with _ would be left out
+        text.set_parse_math(False)
+        text.set_text(label)
     figure.savefig(path)
 
 
@@ -112,9 +130,9 @@ def plot_confusion(matrix: np.ndarray, path: str | Path, title: str = "", labels
                     color = "white" if shares[i, j] > 0.5 else "black"
                     axes.text(j, i, f"{matrix[i, j]}", ha="center", va="center", color=color, fontsize=8)
         names = [str(i) for i in range(count)] if labels is None else labels
-        axes.set_xticks(range(count), names, rotation=0 if labels is None else 90)
-        axes.set_yticks(range(count), names)
+        axes.set_xticks(range(count), names, rotation=0 if labels is None else 90, parse_math=False)
+        axes.set_yticks(range(count), names, parse_math=False)
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)
     figure.savefig(path)

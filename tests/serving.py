@@ -42,7 +42,7 @@ def serving():
                 self.send_error(503)
                 return
             start = 0
-            if wanted and manner != "ignores ranges":
+            if wanted and "ignores ranges" not in manner:
                 start = int(wanted.removeprefix("bytes=").removesuffix("-"))
                 self.send_response(206)
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
@@ -51,10 +51,19 @@ def serving():
             rest = content[start:]
             if manner == "wrong bytes":
                 rest = bytes([rest[0] ^ 1]) + rest[1:]
-            if manner != "no length":
+            if manner == "odd length":
+                self.send_header("Content-Length", "many")
+            elif manner == "great length":
+                self.send_header("Content-Length", str(10**13))
+            elif manner not in ("no length", "endless"):
                 self.send_header("Content-Length", str(len(rest)))
             self.end_headers()
-            if manner in ("breaks off", "no length"):
+            if manner == "endless":
+                while not released.is_set():
+                    self.wfile.write(rest)
+            elif manner.startswith("breaks soon"):
+                self.wfile.write(rest[:30_000])
+            elif manner in ("breaks off", "no length"):
                 self.wfile.write(rest[: len(rest) // 2])
             elif manner == "stalls":
                 self.wfile.write(rest[: len(rest) // 2])

@@ -122,7 +122,7 @@ def test_without_a_network_each_file_is_named(root, monkeypatch):
 def test_the_command_says_all_of_it(root, monkeypatch, capsys):
     from minires.cli import main
 
-    def no_network(address, file):
+    def no_network(address, file, most):
         raise requests.ConnectionError
 
     monkeypatch.setattr(downloads, "download", no_network)
@@ -167,6 +167,21 @@ def test_without_a_checksum_sizes_are_still_checked(root, monkeypatch):
         before = path.read_bytes()
         path.write_bytes(idx(few))
         with pytest.raises(DataError, match="expected 20 "):
+            load_data("fashion-mnist")
+        path.write_bytes(before)
+
+
+def test_a_file_of_mnist_in_the_place_of_fashion_mnist_is_refused(root, monkeypatch):
+    _, files = publish_idx(monkeypatch, "FASHION_MNIST", "FashionMNIST/raw", unpacked=False)
+    digits, _ = publish_idx(monkeypatch, seed=1)
+    for file, content in files.items():
+        write(root / "FashionMNIST" / "raw" / file[:-3], gzip.decompress(content))
+    load_data("fashion-mnist")
+    for name, array in digits.items():
+        path = root / "FashionMNIST" / "raw" / name
+        before = path.read_bytes()
+        path.write_bytes(idx(array))
+        with pytest.raises(DataError, match=f"{name} is MNIST's file, expected Fashion-MNIST's"):
             load_data("fashion-mnist")
         path.write_bytes(before)
 

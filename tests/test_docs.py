@@ -54,6 +54,19 @@ def test_the_training_loop_learns_and_saves(tmp_path):
     assert int(result.stdout.strip().rstrip("%")) >= 85 and (tmp_path / "resnet8.safetensors").exists()
 
 
+def test_fit_learns(tmp_path):
+    result = python(next(code for code in blocks("python") if "TrainOptions(" in code), tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout.strip().splitlines()[-1].rstrip("%")) >= 85
+
+
+def test_adamw_with_clipping_learns(tmp_path):
+    result = python(next(code for code in blocks("python") if "clip_grad_norm_(" in code), tmp_path)
+    assert result.returncode == 0, result.stderr
+    loss, norm = re.fullmatch(r"loss (\d+\.\d+), norm (\d+\.\d+)", result.stdout.strip()).groups()
+    assert float(loss) < 2.1 and float(norm) > 0
+
+
 def test_the_test_files_of_mnist_become_a_folder(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (30, 28, 28), dtype=np.uint8)

@@ -13,6 +13,11 @@ from serving import serving
 from minires import downloads
 from minires.downloads import Published, fetch
 
+try:
+    import resource
+except ImportError:
+    resource = None
+
 CONTENT = np.random.default_rng(0).bytes(300_000)
 
 
@@ -26,9 +31,9 @@ def server(monkeypatch):
         yield running
 
 
-def published(server, *places, content=CONTENT, name="sub/file.bin", unpacked=""):
+def published(server, *places, content=CONTENT, name="sub/file.bin", unpacked="", most=1_000_000):
     addresses = tuple(f"{server.address}{place}/file.bin" for place in places or ("a",))
-    return Published(name, addresses, f"md5:{hashlib.md5(content).hexdigest()}", unpacked)
+    return Published(name, addresses, f"md5:{hashlib.md5(content).hexdigest()}", unpacked, most)
 
 
 def test_fetched_once(server, tmp_path):
@@ -48,6 +53,44 @@ def test_a_download_that_breaks_off_goes_on(server, tmp_path, manner):
     assert os.listdir(tmp_path / "sub") == ["file.bin"]
 
 
+def test_attempts_that_get_on_do_not_count(server, tmp_path):
+    server.manners["/a/file.bin"] = ["breaks soon"] * 9
+    assert downloads.ATTEMPTS < 9
+    assert open(fetch(published(server), tmp_path), "rb").read() == CONTENT
+    assert len(server.asked) == 10
+
+
+def test_a_server_that_breaks_off_at_the_same_place_is_given_up(server, tmp_path):
+    server.manners["/a/file.bin"] = ["breaks soon, ignores ranges"] * 99
+    with pytest.raises(OSError, match="the connection broke off"):
+        fetch(published(server), tmp_path)
+    assert len(server.asked) == 1 + downloads.ATTEMPTS
+
+
+@pytest.mark.skipif(resource is None, reason="no limits on the size of a file here")
+def test_a_full_disk_is_said(server, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError) as refused:
+            fetch(published(server, "a", "b"), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    message = str(refused.value)
+    assert message.startswith("cannot write file.bin: File too large\n") and "name another folder" in message
+    assert f"from {server.address}a/file.bin\n" in message and str(tmp_path / "sub" / "file.bin") in message
+    assert not os.listdir(tmp_path / "sub") and len(server.asked) == 1
+
+
+def test_the_folder_of_files_is_a_file(server, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("kept")
+    monkeypatch.setenv("MINIRES_DATA", str(tmp_path / "file"))
+    for name in ("file.bin", "sub/file.bin"):
+        with pytest.raises(OSError, match="cannot write file.bin: .*\n  from http.*\n  to .*\n.*MINIRES_DATA"):
+            fetch(published(server, name=name))
+    assert (tmp_path / "file").read_text() == "kept" and not server.asked
+
+
 def test_a_server_without_ranges_starts_over(server, tmp_path):
     server.manners["/a/file.bin"] = ["breaks off", "ignores ranges"]
     assert open(fetch(published(server), tmp_path), "rb").read() == CONTENT
@@ -59,9 +102,13 @@ def test_a_redirect_is_followed(server, tmp_path):
     assert open(fetch(published(server), tmp_path), "rb").read() == CONTENT
 
 
-@pytest.mark.parametrize("manner", ["404", "503", "wrong bytes", "no length", "breaks off", "stalls"])
+@pytest.mark.parametrize(
+    "manner",
+    ["404", "503", "wrong bytes", "no length", "breaks off", "stalls", "odd length", "great length", "endless"],
+)
 def test_the_next_mirror_is_asked(server, tmp_path, manner, monkeypatch):
     monkeypatch.setattr(downloads, "ATTEMPTS", 2)
+    monkeypatch.setattr(downloads, "CHUNK", 1 << 18)  # more than comes at once: no attempt gets on
     server.manners["/a/file.bin"] = [manner] * 2
     assert open(fetch(published(server, "a", "b"), tmp_path), "rb").read() == CONTENT
     assert server.asked[0][0] == "/a/file.bin" and server.asked[-1] == ("/b/file.bin", None)
@@ -76,10 +123,14 @@ def test_the_next_mirror_is_asked(server, tmp_path, manner, monkeypatch):
         ("no length", "what came is another file"),
         ("breaks off", "the connection broke off"),
         ("stalls", "no answer in 0.5 seconds"),
+        ("odd length", "its Content-Length is no number: 'many'"),
+        ("great length", "it sends more than 1,000,000 bytes"),
+        ("endless", "it sends more than 1,000,000 bytes"),
     ],
 )
 def test_what_cannot_be_fetched_leaves_nothing_and_says_what_to_do(server, tmp_path, monkeypatch, manner, why):
     monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    monkeypatch.setattr(downloads, "CHUNK", 1 << 18)
     server.manners = {f"/{place}/file.bin": [manner] * 9 for place in "ab"}
     file = published(server, "a", "b")
     with pytest.raises(OSError) as refused:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from minires.data import DataLoader, folder, image_folder, load_data
-from minires.data.images import MEAN, STD, read_image
+from minires.data.images import MEAN, STD, open_image, read_image
 from minires.errors import DataError
 
 
@@ -32,7 +32,7 @@ def test_train_and_test_folders(tmp_path):
                 pixels = picture(path, seed=len(expected), mode="L" if file == "b.png" else "RGB")
                 if file != "e.webp":  # which loses something
                     expected[str(path)] = pixels
-    (tmp_path / "train" / "dog" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / "dog" / ".notes.txt").write_text("no image")
     (tmp_path / "train" / ".hidden").mkdir()
     split = load_data(tmp_path)
     assert split.classes == ("Cat", "ant", "dog") and split.num_classes == 3 and split.in_channels == 3
@@ -78,9 +78,65 @@ def test_class_folders_alone_are_split_the_same_way_every_time(tmp_path):
     assert numbers != list(range(4)) and numbers != list(range(16, 20))
 
 
-def test_a_class_called_train(tmp_path):
-    classes_of(tmp_path, {"train": 3, "bus": 3, "car": 3})
-    assert load_data(tmp_path).classes == ("bus", "car", "train")
+def test_a_class_called_train_is_refused(tmp_path):
+    classes_of(tmp_path, {"Train": 3, "bus": 3, "car": 3})
+    with pytest.raises(DataError, match="has Train/ and neither test/ nor val/.*a class of this name needs another"):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "train, test",
+    [("train", "valid"), ("Train", "Validation"), ("TRAIN", "val"), ("Training", "Testing"), ("train", "TEST")],
+)
+def test_the_parts_by_other_names(tmp_path, train, test):
+    classes_of(tmp_path, {f"{train}/cat": 3, f"{train}/dog": 3, f"{test}/cat": 1, f"{test}/dog": 2})
+    split = load_data(tmp_path)
+    assert split.classes == ("cat", "dog") and (len(split.train), len(split.test)) == (6, 3)
+
+
+def test_a_folder_that_is_not_used_is_said(tmp_path):
+    classes_of(tmp_path, {"train/a": 2, "val/a": 1, "test/a": 3})
+    with pytest.warns(UserWarning, match="left out the folder val/$"):
+        assert len(load_data(tmp_path).test) == 3
+
+
+def test_files_that_are_left_out_are_said_once(tmp_path):
+    classes_of(tmp_path, {"a": 5, "b": 5})
+    for name in ("a/1.heic", "a/2.HEIC", "b/3.heic", "b/notes.txt", "b/Thumbs.db", "b/inner/none"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no image")
+    for name in ("a/.DS_Store", ".hidden", "README.txt"):
+        (tmp_path / name).write_text("")
+    picture(tmp_path / "lost.png")
+    with pytest.warns(UserWarning) as said:
+        split = load_data(tmp_path)
+    assert len(split.train) + len(split.test) == 10
+    assert [str(warning.message) for warning in said] == [
+        f"{tmp_path}: left out 7 files: 3 .heic, 1 .db, 1 .txt, 1 in no class folder, 1 without an ending"
+    ]
+    for path in (tmp_path / "a").glob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"a has no image in it: .*\(it has 2 files: 2 .heic\)"):
+        load_data(tmp_path)
+
+
+def test_the_first_frame_of_a_gif(tmp_path):
+    classes_of(tmp_path, {"a": 3})
+    first, second = (Image.fromarray(np.full((8, 8), grey, np.uint8)) for grey in (70, 200))
+    first.save(tmp_path / "a" / "00.gif", save_all=True, append_images=[second])
+    assert (open_image(tmp_path / "a" / "00.gif").getpixel((3, 4))) == (70, 70, 70)
+    split = load_data(tmp_path)
+    assert len(split.train) + len(split.test) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes by name here")
+def test_a_pipe_is_no_image_and_does_not_hang(tmp_path):
+    classes_of(tmp_path, {"a": 3})
+    os.mkfifo(tmp_path / "a" / "p.png")
+    with pytest.warns(UserWarning, match="left out 1 file: 1 no regular file$"):
+        load_data(tmp_path)
+    with pytest.raises(DataError, match="p.png is not a file"):
+        open_image(tmp_path / "a" / "p.png")
 
 
 def test_sizes(tmp_path):
@@ -209,3 +265,18 @@ def test_folders_that_are_none(tmp_path):
 def test_sizes_that_cannot_be(tmp_path, sizes):
     with pytest.raises(ValueError, match="image_folder: "):
         image_folder(classes_of(tmp_path, {"a": 2}), **sizes)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the program is a shell script")
+@pytest.mark.parametrize("read", [open_image, read_image, lambda path: folder.common_size([str(path)])])
+def test_postscript_by_another_name_starts_no_program(tmp_path, monkeypatch, read):
+    program, ran = tmp_path / "gs", tmp_path / "ran"
+    program.write_text(f"#!/bin/sh\ntouch {ran}\necho 10.0\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(DataError, match=r"cat.jpg is not an image file of a kind that is read \(JPEG, PNG, "):
+        read(path)
+    assert not ran.exists()

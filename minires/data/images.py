@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,25 +18,58 @@ if TYPE_CHECKING:
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
+#: What is read, by how a file begins. Pillow reads more, and starts another program for PostScript.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+
 LARGEST = 64_000_000  # pixels, before and after resizing
 SMALL = 4_000_000  # pixels that are taken on trust
 DENSEST = 10_000  # pixels a byte: more no file of photographs has, though a header may claim it
 
 
-def open_image(path: str | os.PathLike) -> Image:
-    """An image file in colour: grey becomes equal red, green and blue; transparency is dropped, as torchvision does.
+def open_picture(path: str | os.PathLike) -> Image:
+    """An image file whose header is read and whose pixels are not yet; to be closed, as Pillow's Image.open.
 
-    Errors: FileNotFoundError where there is none; DataError for a file that is no image, damaged, or too large.
+    Errors: FileNotFoundError where there is none; DataError for a file of another kind, damaged, or too large.
     """
     from PIL import Image, UnidentifiedImageError
 
     name = os.fspath(path)
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise DataError(f"{name} is not a file: expected an image, not a pipe, a socket or a device")
     try:
-        with Image.open(path) as image:
-            check_size(image, name, os.path.getsize(path))
+        image = Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name} is not an image file of a kind that is read ({', '.join(FORMATS)})") from error
+    except OSError as error:
+        if error.errno is not None:  # the system's, not the reader's
+            raise
+        raise DataError(f"{name} is damaged: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # each format's reader fails in ways of its own
+        raise DataError(f"{name} is damaged: {error}") from error
+    try:
+        check_size(image, name, found.st_size)
+    except DataError:
+        image.close()
+        raise
+    return image
+
+
+def open_image(path: str | os.PathLike) -> Image:
+    """An image file in colour: grey becomes equal red, green and blue; transparency is dropped, as torchvision does.
+
+    Of several frames it is the first. Errors: as open_picture; DataError for damaged pixels.
+    """
+    from PIL import Image
+
+    name = os.fspath(path)
+    try:
+        with open_picture(path) as image:
             if image.format == "PNG":  # its checksums: decoding stops where all pixels are there
                 image.verify()
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             if image.mode.startswith("I;16"):
                 return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             if image.mode in ("I", "F"):
@@ -43,8 +77,6 @@ def open_image(path: str | os.PathLike) -> Image:
             return image.convert("RGB")
     except (DataError, FileNotFoundError, IsADirectoryError, PermissionError, MemoryError):
         raise
-    except UnidentifiedImageError as error:
-        raise DataError(f"{name} is not an image file") from error
     except Exception as error:  # each format's reader fails in ways of its own
         raise DataError(f"{name} is damaged: {error}") from error
 

@@ -60,7 +60,8 @@ def idx_files(folder: str, mirrors: tuple[str, ...], checksums: dict[str, tuple[
     for name, (packed, unpacked) in checksums.items():
         addresses = tuple(mirror + name + ".gz" for mirror in mirrors)
         known = f"sha256:{unpacked}" if unpacked else ""
-        files.append(Published(f"{folder}/{name}.gz", addresses, f"md5:{packed}", known))
+        most = 1 << 26 if "images" in name else 1 << 20
+        files.append(Published(f"{folder}/{name}.gz", addresses, f"md5:{packed}", known, most))
     return IDXFiles(*files)
 
 
@@ -100,7 +101,7 @@ FASHION_MNIST = idx_files(
 
 def cifar_archive(name: str, md5: str) -> Published:
     """An archive of the CIFAR page."""
-    return Published(name, tuple(mirror + name for mirror in CIFAR_MIRRORS), f"md5:{md5}")
+    return Published(name, tuple(mirror + name for mirror in CIFAR_MIRRORS), f"md5:{md5}", most=1 << 29)
 
 
 # The checksums of the published files are as other libraries state them; none of these servers was asked when this was
@@ -116,6 +117,11 @@ def checked(path: str, file: Published, folder: str) -> str:
     packed = path.endswith(".gz")
     if packed and is_the_file(path, file):
         return path
+    if not packed and not file.unpacked:
+        for other in MNIST:  # whose files have the names of Fashion-MNIST's
+            same_name = os.path.basename(other.name) == os.path.basename(file.name)
+            if same_name and other.name != file.name and other.unpacked and has_checksum(path, other.unpacked):
+                raise DataError(f"{path} is MNIST's file, expected Fashion-MNIST's: move it to {other.name[:-3]}")
     if not packed and (not file.unpacked or has_checksum(path, file.unpacked)):
         return path
     known = in_words(file.checksum if packed else file.unpacked)
