@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from minires.debug.fold import Graph, Vertex
-from minires.debug.layout import Layout, lay_out
+from minires.debug.layout import Layout, lay_out, page_breaks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +19,7 @@ GAP = 0.35  # between columns
 MARGIN = 0.25
 BEND = 0.14  # radius of a rounded corner
 ROWS_ON_A_PAGE = 22
+ASPECT = 1.5  # width by height of a deep network, cut into strips
 LARGEST = 20_000  # pixels: beyond it a picture becomes coarser
 
 SHORTCUT = "#c44e00"  # dark enough to be seen without its colour
@@ -43,9 +44,11 @@ def picture(graph: Graph, format: str, title: str = "") -> bytes:
 
     widths = [box_width(vertex) for vertex in graph.vertices]
     count = len(graph.vertices)
-    strip = max(widths) + GAP
-    limit = max(ROWS_ON_A_PAGE, round(0.8 * math.sqrt(count * strip / ROW)))  # a deep network becomes a square
-    layout = lay_out(count, graph.edges, limit)
+    layout = lay_out(count, graph.edges, count)
+    page_width = column_centers(widths, layout)[1]
+    height = int(max(layout.rows)) + 1
+    limit = max(ROWS_ON_A_PAGE, round(math.sqrt(height * page_width / ROW / ASPECT)))
+    layout = layout._replace(pages=page_breaks(graph.edges, layout.rows, height, limit))
     centers, page_width = column_centers(widths, layout)
     places = [place(layout, centers, page_width, i) for i in range(count)]
     pages = len(layout.pages)

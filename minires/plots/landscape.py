@@ -139,7 +139,8 @@ def plot_loss_landscape(
         found.steps, found.steps, losses, levels=levels, norm=LogNorm(levels[0], levels[-1]), cmap="cividis"
     )
     lines = axes.contour(found.steps, found.steps, losses, levels=levels[1:-1], colors="black", linewidths=0.7)
-    axes.clabel(lines, fontsize=7, fmt=FuncFormatter(short))
+    for label in axes.clabel(lines, fontsize=7, fmt=FuncFormatter(short)):
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
     axes.plot(0, 0, "x", color="white", markersize=10, markeredgewidth=3.5)
     axes.plot(0, 0, "x", color="black", markersize=9, markeredgewidth=1.5)
     bar = figure.colorbar(filled, ax=axes, label="cross entropy (logarithmic)")
