@@ -29,14 +29,18 @@ class Observer:
         return output
 
 
-def layer_calls(model: Module, *inputs: Any, training: bool = False) -> tuple[list[Call], Any]:
-    """Run the model in evaluation (or training) mode: the calls of its layers, and its output.
+def layer_calls(
+    model: Module, *inputs: Any, training: bool = False, parts: list[tuple[str, Module]] | None = None
+) -> tuple[list[Call], Any]:
+    """Run the model in evaluation (or training) mode: the calls of its layers (or these parts), and its output.
 
     The model is left as it was, except for the running statistics that batch norm updates in training mode.
     Errors: whatever the model raises for these inputs.
     """
     calls: list[Call] = []
-    layers = [(name, module) for name, module in model.named_modules() if not list(module.named_children())]
+    layers = parts
+    if layers is None:
+        layers = [(name, module) for name, module in model.named_modules() if not list(module.named_children())]
     modes = [(module, module.training) for module in model.modules()]
     own = [(layer, vars(layer).get("forward")) for _, layer in layers]  # one set on the layer itself is put back
     model.train(training)

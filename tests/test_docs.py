@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -138,6 +139,16 @@ def test_the_debugger_session_is_real(tmp_path):
         if not line.startswith("(Pdb) "):
             assert line in printed[position:], f"pdb did not print: {line}\n{result.stdout}"
             position = printed.index(line, position) + 1
+
+
+def test_the_drawings_are_made(tmp_path):
+    result = python(next(code for code in blocks("python") if "debug.draw(" in code), tmp_path)
+    assert result.returncode == 0, result.stderr
+    shown = ROOT / "tutorials" / "figures" / "residual_block.png"
+    assert shown.stat().st_size < 100_000
+    with Image.open(shown) as committed, Image.open(tmp_path / "block.png") as drawn:
+        assert committed.size == pytest.approx(drawn.size, rel=0.02), "draw the committed picture anew"
+    assert (tmp_path / "resnet20.svg").read_text().count("BasicBlock") == 9
 
 
 def test_the_map_names_every_file_and_no_other():

@@ -103,6 +103,7 @@ FLOORS = [
     {"nn", "optim", "data", "checkpoint"},
     {"models", "tracing"},
     {"plots", "summary", "prediction", "fusion", "progress", "recipes", "divergence"},
+    {"debug"},
     {"training", "run_checkpoint", "runs", "comparison", "bench", "exercises"},
     {"cli"},
 ]

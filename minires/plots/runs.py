@@ -1,4 +1,4 @@
-"""Pictures of a run. matplotlib is used through its Figure alone: no window, no global state."""
+"""Pictures of runs: curves by epoch, and the confusion matrix at the end."""
 
 from __future__ import annotations
 
