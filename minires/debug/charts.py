@@ -29,7 +29,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     """The four charts. Returns: a figure of matplotlib, which belongs to no window."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 10), dpi=100, layout="constrained")
+    figure = Figure(figsize=(10, 8.5), dpi=80, layout="constrained")
     spread, gradient, time, memory = figure.subplots(4, 1, sharex=True)
     if not rows:
         spread.set_title("no operation was recorded")
@@ -48,23 +48,27 @@ def draw(rows: Sequence[Row]) -> Figure:
     time.set_ylabel("time (ms)")
     result = [row.result_bytes / 2**20 for row in rows]
     kept = [row.kept_bytes / 2**20 for row in rows]
-    memory.bar(depth, result, width=0.9, color="white", edgecolor="0.5", label="its result")
-    memory.bar(depth, kept, width=0.5, color="0.25", label="newly kept for backward")
+    memory.bar(depth, result, width=1.0, color="0.8", label="its result")
+    memory.bar(depth, kept, width=0.5, color="0.15", label="newly kept for backward")
     memory.set_ylabel("memory (MiB)")
     memory.set_xlabel("operation, in the order in which they ran")
     for axes in (time, memory):
         axes.legend(loc="upper right")
-    spread.legend(loc="upper right", ncols=6, fontsize=8)
+        axes.margins(y=0.25)  # room for the legend
+    handles, labels = spread.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=6)
     for axes in (spread, gradient, time, memory):
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
-        axes.margins(x=0.01)
+        axes.set_xlim(-1, len(rows))
     name_stages([spread, gradient, time, memory], rows)
     return figure
 
 
 def draw_values(axes: Axes, rows: Sequence[Row], values: Sequence[float | None]) -> None:
     """A value an operation on a logarithmic scale: a thin line, and a marker that says which operation."""
+    from matplotlib.ticker import NullFormatter
+
     points = [(row, value) for row, value in zip(rows, values, strict=True) if value is not None and value > 0]
     axes.plot([row.number for row, _ in points], [value for _, value in points], color="0.7", linewidth=0.8, zorder=1)
     kinds = [SAME.get(row.operation, row.operation) for row, _ in points]
@@ -84,7 +88,10 @@ def draw_values(axes: Axes, rows: Sequence[Row], values: Sequence[float | None])
                 label=LABELS.get(kind, kind) if kind else "other",
             )
     if points:
-        axes.set_yscale("log")
+        axes.set_yscale("log", subs=(2, 5))
+        axes.yaxis.set_major_formatter("{x:g}")
+        highest, lowest = max([value for _, value in points]), min([value for _, value in points])
+        axes.yaxis.set_minor_formatter("{x:g}" if highest / lowest < 100 else NullFormatter())
 
 
 def stages(rows: Sequence[Row]) -> list[tuple[int, str]]:

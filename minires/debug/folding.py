@@ -93,8 +93,9 @@ def shortcut(group: Group) -> str | None:
         ways = [way_to(x.row, own) for x in part.inputs]
         if len(ways[0]) == len(ways[1]):
             continue
-        short = min(ways, key=len)
-        return part_with(min(short), group) if short else "identity"
+        short, long = sorted(ways, key=len)
+        own_way = short - long  # with pre-activation, both begin with batch norm and ReLU
+        return part_with(min(own_way), group) if own_way else "identity"
     return None
 
 

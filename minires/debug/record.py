@@ -146,7 +146,8 @@ class Record(Watcher):
         row = self.row_of(node)
         if row is not None:
             row.backward_ms = 1000 * (stopped - self.started)
-            row.grad_bytes = sum([grad.nbytes for grad in grads if grad is not None])
+            own = {id(owner(grad)): grad.nbytes for grad in grads if grad is not None}  # two may be one array
+            row.grad_bytes = sum(own.values())
 
     def row_of(self, node: Node) -> Row | None:
         """The row of a Node that was made inside the with."""

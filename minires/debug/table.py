@@ -116,4 +116,4 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 def save_csv(rows: Sequence[Row], path: str | Path) -> None:
     """Write as_csv to a file. Errors: OSError where the file cannot be written."""
-    Path(path).write_text(as_csv(rows), encoding="utf-8")
+    Path(path).write_text(as_csv(rows), encoding="utf-8", errors="backslashreplace")
