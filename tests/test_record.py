@@ -426,10 +426,13 @@ def test_the_charts_show_the_numbers(tmp_path):
     spread, gradient, time, memory = figure.axes
     np.testing.assert_array_equal(spread.lines[0].get_ydata(), [r.std for r in record])
     np.testing.assert_array_equal(gradient.lines[0].get_ydata(), [r.grad_norm for r in record])
-    heights = [bar.get_height() for bar in time.patches]
-    np.testing.assert_array_equal(heights, [r.forward_ms for r in record] + [r.backward_ms for r in record])
-    heights = [bar.get_height() * 2**20 for bar in memory.patches]
-    np.testing.assert_allclose(heights, [r.result_bytes for r in record] + [r.kept_bytes for r in record])
+    forward, both = (patch.get_data() for patch in time.patches)
+    np.testing.assert_array_equal(forward.values, [r.forward_ms for r in record])
+    np.testing.assert_array_equal(both.baseline, forward.values)
+    np.testing.assert_array_equal(both.values, [r.forward_ms + r.backward_ms for r in record])
+    result, kept = (patch.get_data().values * 2**20 for patch in memory.patches)
+    np.testing.assert_allclose(result, [r.result_bytes for r in record])
+    np.testing.assert_allclose(kept, [r.kept_bytes for r in record])
     record.plot(tmp_path / "ops.svg")
     assert "<svg" in (tmp_path / "ops.svg").read_text()
 

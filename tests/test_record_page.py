@@ -1,6 +1,7 @@
 """The page of a record: whole, escaped, complete in itself, and drawn by a browser where there is one."""
 
 import html
+import json
 import re
 import shutil
 import subprocess
@@ -202,19 +203,69 @@ def test_a_page_of_nothing():
     assert "No operation was recorded" in page.render([], "") and Reader(page.render([], ""))
 
 
+def browse(address, profile):
+    """The page as the browser has it after its scripts."""
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command += [f"--user-data-dir={profile}", "--virtual-time-budget=2000", "--dump-dom", address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here: the page's script was not run")
 def test_a_browser_draws_the_edges(tmp_path):
     record = recorded("resnet20")
     record.save_html(tmp_path / "trace.html")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom"]
     target = next(row for row in record if row.module == "layer2.0" and row.operation == "residual_add")
-    address = (tmp_path / "trace.html").as_uri() + f"#op{target.number}"
-    result = subprocess.run([*command, address], capture_output=True, text=True, timeout=120)
-    drawn = result.stdout[result.stdout.index('<svg id="edges"') : result.stdout.index("</svg>")]
+    found = browse((tmp_path / "trace.html").as_uri() + f"#op{target.number}", tmp_path / "profile")
+    drawn = found[found.index('<svg id="edges"') : found.index("</svg>")]
     # layer2.0 is open: the way past its downsample, and the shortcut, are arcs; its addition is a plus.
     arcs = re.findall(r'<path class="short" d="M80 [\d.]+Q', drawn)
     assert len(arcs) == 2 and drawn.count('class="plus"') == 1
     assert drawn.count('class="folded"') == 10 and drawn.count('class="dot"') == 7 + 1
-    assert re.search(rf'<details class="op join" id="op{target.number}"[^>]* open=""', result.stdout)
+    assert re.search(rf'<details class="op join" id="op{target.number}"[^>]* open=""', found)
+
+
+STEPS = """
+const said = [];
+const key = name => document.dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true, cancelable: true}));
+const type = text => { search.value = text; search.dispatchEvent(new Event("input")); };
+const open = () => groups.filter(group => group.open).length;
+const here = () => document.activeElement.querySelector("b")?.textContent;
+said.push(open());
+type("CONV2D layer2"); said.push(found.value, operations.filter(one => !one.hidden).length);
+type("no such thing"); said.push(found.value);
+key("Escape"); said.push(open(), operations.filter(one => one.hidden).length);
+key("/"); said.push(document.activeElement.id);
+key("ArrowDown"); said.push(here());
+key("ArrowDown"); said.push(here());
+key("ArrowRight"); key("ArrowDown"); said.push(here());
+key("ArrowRight"); said.push(document.activeElement.parentElement.open);
+key("ArrowLeft"); key("ArrowLeft"); said.push(here());
+key("ArrowUp"); said.push(here());
+const buttons = [...document.querySelectorAll("[data-depth]")].map(button => { button.click(); return open(); });
+said.push(...buttons);
+document.title = JSON.stringify(said);
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here: the page's script was not run")
+def test_a_browser_searches_and_follows_the_keys(tmp_path):
+    text = page.render(recorded("resnet20").rows, "")
+    (tmp_path / "trace.html").write_text(text.replace("</body>", f"<script>{STEPS}</script></body>"), encoding="utf-8")
+    found = browse((tmp_path / "trace.html").as_uri(), tmp_path / "profile")
+    said = json.loads(html.unescape(re.search("<title>(.*?)</title>", found)[1]))
+    assert said == [
+        4,  # the network and its three stages
+        "6 of 72 operations",
+        6,
+        "0 of 72 operations",
+        *(4, 0),  # as before the search
+        "search",
+        "ResNet",
+        "stem",
+        "conv1",
+        True,
+        "stem",
+        "ResNet",
+        *(1, 4, 15),  # stages; blocks; everything: the network, stem, head, three stages and nine blocks
+    ]

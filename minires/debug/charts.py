@@ -38,23 +38,21 @@ def draw(rows: Sequence[Row]) -> Figure:
     spread.set_ylabel("standard deviation\nof the activations")
     draw_values(gradient, rows, [row.grad_norm for row in rows])
     gradient.set_ylabel("norm of the gradient\nthat came back")
-    depth = [row.number for row in rows]
-    backward = [row.backward_ms or 0.0 for row in rows]
     forward = [row.forward_ms for row in rows]
-    time.bar(depth, forward, width=0.9, color="0.25", label="forward")
-    time.bar(
-        depth, backward, bottom=forward, width=0.9, color="white", edgecolor="0.25", hatch="////", label="backward"
-    )
+    both = [row.forward_ms + (row.backward_ms or 0.0) for row in rows]
+    edges = [i - 0.5 for i in range(len(rows) + 1)]
+    time.stairs(forward, edges, fill=True, color="0.25", label="forward")
+    time.stairs(both, edges, baseline=forward, fill=True, color="0.7", label="backward")
     time.set_ylabel("time (ms)")
     result = [row.result_bytes / 2**20 for row in rows]
     kept = [row.kept_bytes / 2**20 for row in rows]
-    memory.bar(depth, result, width=1.0, color="0.8", label="its result")
-    memory.bar(depth, kept, width=0.5, color="0.15", label="newly kept for backward")
+    memory.stairs(result, edges, fill=True, color="0.7", label="its result")
+    memory.stairs(kept, edges, fill=True, color="0.25", label="newly kept for backward")
     memory.set_ylabel("memory (MiB)")
     memory.set_xlabel("operation, in the order in which they ran")
     for axes in (time, memory):
         axes.legend(loc="upper right")
-        axes.margins(y=0.25)  # room for the legend
+        axes.margins(y=0.35)  # room for the legend
     handles, labels = spread.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=6)
     for axes in (spread, gradient, time, memory):

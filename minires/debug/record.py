@@ -76,6 +76,7 @@ class Record(Watcher):
         self.nodes: dict[int, Row] = {}  # by id: a later Node with the same id replaces the one that is gone
         self.kept: dict[int, weakref.ref] = {}  # by id: arrays that some cache has kept
         self.roots: dict[int, tuple[Module, int]] = {}  # by id: the outermost modules, and their numbers
+        self.names: dict[tuple[int, int], tuple[Module, Module, str]] = {}  # by ids: a part's name in what calls it
 
     def __enter__(self) -> Record:
         if self.entered:
@@ -103,14 +104,14 @@ class Record(Watcher):
         entered = time.perf_counter()
         cache_bytes, kept_bytes = self.memory(cache, inputs) if result.node is not None else (0, 0)
         mean, std, zeros, histogram = statistics(result.array)
-        where = users_line()
+        where, levels = users_line(), self.levels()
         row = Row(
             number=len(self.rows),
             operation=backward.__name__.removesuffix("_backward"),
-            module=module_path(mode.modules),
-            modules=self.levels(),
+            module=levels[-1].path if levels else "",
+            modules=levels,
             where=where,
-            lines=code_lines(sys._getframe(1), where),
+            lines=code_lines(sys._getframe(1), where, levels),
             inputs=tuple([self.input(x) for x in inputs if x is not None]),
             shape=result.shape,
             dtype=str(result.dtype),
@@ -167,8 +168,14 @@ class Record(Watcher):
             return ()
         root = mode.modules[0]
         number = self.roots.setdefault(id(root), (root, len(self.roots)))[1]
-        paths = [module_path(mode.modules[: i + 1]) for i in range(len(mode.modules))]
-        return tuple([Level(number, path, type(m).__name__) for path, m in zip(paths, mode.modules, strict=True)])
+        levels = [Level(number, "", type(root).__name__)]
+        for outer, inner in zip(mode.modules, mode.modules[1:], strict=False):
+            key = (id(outer), id(inner))
+            if key not in self.names:
+                self.names[key] = (outer, inner, module_path((outer, inner)))  # the search is long in a deep network
+            path = ".".join([name for name in (levels[-1].path, self.names[key][2]) if name])
+            levels.append(Level(number, path, type(inner).__name__))
+        return tuple(levels)
 
     def memory(self, cache: Any, inputs: tuple) -> tuple[int, int]:
         """Bytes of the memory that a cache holds; and of what of it is no parameter's and held by no earlier cache.
@@ -248,15 +255,14 @@ def arrays_in(cache: Any) -> list[Array]:
     return []
 
 
-def code_lines(frame: FrameType | None, where: tuple[str, int]) -> tuple[Line, ...]:
+def code_lines(frame: FrameType | None, where: tuple[str, int], levels: tuple[Level, ...]) -> tuple[Line, ...]:
     """The user's line, and the line of each module's forward on the way to the operation, the outermost first."""
-    calling = {id(module): i for i, module in enumerate(mode.modules)}
+    calling = {id(module): level.path for module, level in zip(mode.modules, levels, strict=True)}
     lines = []
     while frame is not None and calling:
-        i = calling.get(id(frame.f_locals.get("self"))) if frame.f_code.co_name == "forward" else None
-        if i is not None:
-            del calling[id(frame.f_locals["self"])]
-            lines.append(line_of_code(frame.f_code.co_filename, frame.f_lineno, module_path(mode.modules[: i + 1])))
+        module = id(frame.f_locals.get("self")) if frame.f_code.co_name == "forward" else None
+        if module in calling:
+            lines.append(line_of_code(frame.f_code.co_filename, frame.f_lineno, calling.pop(module)))
         frame = frame.f_back
     lines.reverse()
     if where not in [(line.file, line.number) for line in lines]:
