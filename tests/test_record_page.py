@@ -1,5 +1,6 @@
 """The page of a record: whole, escaped, complete in itself, and drawn by a browser where there is one."""
 
+import functools
 import html
 import json
 import re
@@ -45,6 +46,7 @@ class Reader(HTMLParser):
         self.text.append(data)
 
 
+@functools.cache
 def recorded(name, **options):
     model = minires.create_model(name, num_classes=5, **options)
     rng = np.random.default_rng(0)
