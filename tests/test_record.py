@@ -3,6 +3,8 @@
 import csv
 import gc
 import io
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -456,6 +458,11 @@ def test_the_parts_of_a_network_are_named_above_the_charts():
     assert names == ["conv1", "bn1", "relu", "layer1", "layer2", "layer3", "avgpool", "", "fc"]
     top = record.plot().axes[0].child_axes[0]
     assert [text.get_text() for text in top.get_xticklabels()] == ["layer1", "layer2", "layer3"]
+
+
+def test_matplotlib_is_not_loaded_before_it_draws():
+    code = "import sys; from minires import debug; assert 'matplotlib' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize("write", ["to_csv", "plot", "save_html"])

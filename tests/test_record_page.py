@@ -65,7 +65,9 @@ def check(record, text):
     assert [a["id"] for a in operations] == [f"op{row.number}" for row in record]
     parts = re.split(r'<details class="op[^>]* id="op\d+"', text)[1:]
     for row, attributes, part in zip(record, operations, parts, strict=True):
-        assert attributes["data-from"].split() == [str(x.row) for x in row.inputs if x.row is not None]
+        sources = [x for x in row.inputs if x.row is not None or (len(x.shape) > 1 and not x.parameter)]
+        ids = [f"op{x.row}" if x.row is not None else f"given{x.given}" for x in sources]
+        assert attributes["data-from"].split() == ids
         assert attributes["data-text"].startswith(f"{row.module} {row.operation} ".lower())
         cells = dict(re.findall(r"<th>([^<]*)</th><td>([^<]*)</td>", part))
         assert html.unescape(cells["operation"]) == f"{row.operation}, number {row.number}"
@@ -148,9 +150,12 @@ class Projected(nn.Module):
 def test_a_shortcut_of_ones_own():
     with debug.record() as record:
         Projected()(Tensor(np.ones((2, 2, 4, 5)), dtype="float32"))
+    assert [[x.given for x in row.inputs if x.given is not None] for row in record] == [[0], [], [0], []]
     (block,) = folding.fold(record.rows)
     assert folding.shortcut(block) == "projection"
-    assert "shortcut: projection" in page.render(record.rows, "")
+    text = page.render(record.rows, "")
+    check(record, text)
+    assert "shortcut: projection" in text and text.count('class="given"') == 1
 
 
 def test_a_network_that_ran_twice_is_there_twice():
@@ -223,7 +228,9 @@ def test_a_browser_draws_the_edges(tmp_path):
     # layer2.0 is open: the way past its downsample, and the shortcut, are arcs; its addition is a plus.
     arcs = re.findall(r'<path class="short" d="M80 [\d.]+Q', drawn)
     assert len(arcs) == 2 and drawn.count('class="plus"') == 1
-    assert drawn.count('class="folded"') == 10 and drawn.count('class="dot"') == 7 + 1
+    assert (
+        drawn.count('class="folded"') == 10 and drawn.count('class="dot"') == 7 + 2
+    )  # in the block; the images, and the loss
     assert re.search(rf'<details class="op join" id="op{target.number}"[^>]* open=""', found)
 
 

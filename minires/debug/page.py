@@ -23,7 +23,7 @@ def render(rows: Sequence[Row], title: str) -> str:
     """The whole page."""
     total = sum([time_of(row) for row in rows]) or 1.0
     tree = fold(rows)
-    body = "".join([element(part, None, 0, total, len(rows) <= SMALL) for part in tree])
+    body = given_tensors(rows) + "".join([element(part, None, 0, total, len(rows) <= SMALL) for part in tree])
     text = TEMPLATE.read_text(encoding="utf-8")
     text = text.replace("<!--TITLE-->", escape(title)).replace("<!--TOTAL-->", escape(in_all(rows)))
     text = text.replace("<!--GRAPH-->", body or "<p>No operation was recorded.</p>")
@@ -39,6 +39,20 @@ def in_all(rows: Sequence[Row]) -> str:
         f"{len(rows)} operations: forward {milliseconds(forward)}, backward {milliseconds(backward)}, "
         f"{kept} kept for backward"
     )
+
+
+def drawn(x: Input) -> str | None:
+    """The id of the element that an argument comes from; parameters, labels and plain numbers are not drawn."""
+    if x.row is not None:
+        return f"op{x.row}"
+    return f"given{x.given}" if x.given is not None and len(x.shape) > 1 else None
+
+
+def given_tensors(rows: Sequence[Row]) -> str:
+    """A line for each tensor that came from outside."""
+    found = {drawn(x): x for row in rows for x in row.inputs if x.row is None}
+    lines = [f'<div class="given" id="{i}"><b>input</b> {size(x.shape)}</div>\n' for i, x in found.items() if i]
+    return "".join(lines)
 
 
 def time_of(row: Row) -> float:
@@ -84,7 +98,7 @@ def operation(row: Row, parent: Group | None, total: float) -> str:
     name = leaf_name(row, parent)
     kind = "" if name == row.operation else f" <i>{escape(row.operation)}</i>"
     where = "" if row.module or parent is not None else f" <small>{escape(place(row))}</small>"
-    sources = " ".join([str(x.row) for x in row.inputs if x.row is not None])
+    sources = " ".join([i for i in map(drawn, row.inputs) if i is not None])
     words = f"{row.module} {row.operation} {' '.join([level.kind for level in row.modules])} {size(row.shape)}"
     head = summary(f"<b>{escape(name)}</b>{kind}{where}", row, time_of(row), row.kept_bytes, total, finite(row))
     join = " join" if len(sources.split()) > 1 else ""
@@ -123,7 +137,7 @@ def described(x: Input) -> str:
     """An argument in words."""
     if x.row is not None:
         return f"{size(x.shape)} from operation {x.row}"
-    return f"{size(x.shape)} {'parameter' if x.parameter else 'given'}"
+    return f"{size(x.shape)} {'parameter' if x.parameter else f'given, number {x.given}'}"
 
 
 def histograms(row: Row) -> str:

@@ -65,6 +65,7 @@ class Record(Watcher):
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        self.count_given = 0
         self.elapsed_ms = 0.0  # of the whole with, without the record's own work
         self.entered = False
         self.forget()
@@ -73,6 +74,7 @@ class Record(Watcher):
         """Let go of all that is known about living objects; the rows stay."""
         self.started = 0.0
         self.results: dict[int, tuple[weakref.ref, int]] = {}  # by id: a result, and its row
+        self.given: dict[int, tuple[weakref.ref, int]] = {}  # by id: a tensor from outside, and its number
         self.nodes: dict[int, Row] = {}  # by id: a later Node with the same id replaces the one that is gone
         self.kept: dict[int, weakref.ref] = {}  # by id: arrays that some cache has kept
         self.roots: dict[int, tuple[Module, int]] = {}  # by id: the outermost modules, and their numbers
@@ -159,8 +161,16 @@ class Record(Watcher):
     def input(self, x: Tensor) -> Input:
         """Where an argument came from."""
         reference, number = self.results.get(id(x), (None, None))
-        known = reference is not None and reference() is x
-        return Input(x.shape, number if known else None, isinstance(x, Parameter))
+        if reference is not None and reference() is x:
+            return Input(x.shape, number, False)
+        if isinstance(x, Parameter):
+            return Input(x.shape, None, True)
+        reference, number = self.given.get(id(x), (None, None))
+        if reference is None or reference() is not x:
+            number = self.count_given
+            self.given[id(x)] = (weakref.ref(x), number)
+            self.count_given += 1
+        return Input(x.shape, None, False, number)
 
     def levels(self) -> tuple[Level, ...]:
         """The modules that are being called."""

@@ -30,6 +30,7 @@ class Input(NamedTuple):
     shape: tuple[int, ...]
     row: int | None  # the number of the operation that computed it; None for what was given from outside
     parameter: bool
+    given: int | None = None  # what was given, and is no parameter, is numbered: the same tensor, the same number
 
 
 class Level(NamedTuple):
