@@ -102,6 +102,19 @@ def test_order_names_and_where_each_input_came_from():
     assert [level.path for level in record[0].modules] == ["", "branch", "branch.0"]
 
 
+def test_the_same_given_tensor_has_the_same_number():
+    a, b = Tensor(np.ones((2, 3))), Tensor(np.ones((2, 3)))
+    with debug.record() as record:
+        c = a + b
+        b * a
+        c - b
+    assert [[(x.row, x.given) for x in row.inputs] for row in record] == [
+        [(None, 0), (None, 1)],
+        [(None, 1), (None, 0)],
+        [(0, None), (None, 1)],
+    ]
+
+
 def test_the_lines_of_code():
     model, x, dy = small()
     first, _, addition, *_ = recorded(model, x, dy)
