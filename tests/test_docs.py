@@ -110,6 +110,17 @@ def test_the_gradient_check_says_what_it_says(tmp_path):
     assert re.sub(tiny, "#", result.stdout.strip()) == re.sub(tiny, "#", promised.strip())
 
 
+def test_the_record_leaves_what_it_says(tmp_path):
+    code = next(code for code in blocks("python") if "debug.record()" in code)
+    result = python(code, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "\n72 operations " in result.stdout
+    assert len((tmp_path / "ops.csv").read_text().splitlines()) == 1 + 72
+    assert "<details" in (tmp_path / "trace.html").read_text(encoding="utf-8")
+    for picture in (tmp_path / "ops.png", ROOT / "tutorials" / "figures" / "record.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size < 100_000
+
+
 def test_the_names_of_the_networks_are_all_there():
     import minires
 

@@ -1,8 +1,10 @@
-"""Tools for looking inside a computation.
+"""The reader's tools for looking inside a computation.
 
-draw(tensor_or_model, path)    the graph as a picture (.svg, .png) or as text (.dot, .mmd)
+with debug.record() as record: ...      every operation with its numbers: a table, a CSV file, a chart, a page
+debug.draw(tensor_or_model, path)       the graph as a picture (.svg, .png) or as text (.dot, .mmd)
 """
 
 from minires.debug.draw import draw
+from minires.debug.record import Record, record
 
-__all__ = ["draw"]
+__all__ = ["Record", "draw", "record"]
