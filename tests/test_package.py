@@ -103,7 +103,7 @@ FLOORS = [
     {"nn", "optim", "data", "checkpoint"},
     {"models", "tracing"},
     {"plots", "summary", "prediction", "fusion", "progress", "recipes", "divergence"},
-    {"training", "run_checkpoint", "runs", "comparison", "bench", "exercises"},
+    {"training", "run_checkpoint", "runs", "comparison", "bench", "exercises", "debug"},
     {"cli"},
 ]
 
