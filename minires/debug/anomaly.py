@@ -1,8 +1,9 @@
 """detect_anomaly(): stop at the first value that is not finite, and at a cache that was changed since its forward.
 
 What counts as not finite. NaN and +inf always. -inf too, but where it was put on purpose: an input of the operation
-holds -inf already, or an option is -inf. So masked logits pass (``where(mask, logits, -inf)``, then softmax or cross_entropy),
-and log(0) does not. The -inf with which max pooling pads never leaves its kernel. In backward nothing infinite passes.
+holds -inf already, or an option is -inf. So masked logits pass (``where(mask, logits, -inf)``, then softmax or
+cross_entropy), and log(0) does not. The -inf with which max pooling pads never leaves its kernel. In backward nothing
+infinite passes.
 """
 
 from __future__ import annotations
