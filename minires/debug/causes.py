@@ -45,6 +45,8 @@ BETWEEN = (
     "of its own: usually a missing ReLU, or one too many"
 )
 
+FOLLOWS = "a forward that differs does that too, so look there first"
+
 STATISTICS = (
     "usually momentum (PyTorch's weighs the new value), the biased variance where the unbiased is tracked, "
     "or the mode (training or eval)"

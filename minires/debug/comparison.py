@@ -240,12 +240,12 @@ def judge_backward(result: Comparison, pairs: list[tuple[Seen, Seen]]) -> None:
             continue
         result.first_backward = row.name
         said = f"backward: they part at {row.name or 'the model'} ({row.kind}): "
-        if not result.parts(row.grad):
+        if result.first_forward is not None:
+            said += causes.FOLLOWS
+        elif not result.parts(row.grad):
             said += "the gradient of its output agrees and those of its parameters do not: its own backward"
         else:
             said += "the gradient of its output differs: the backward of what comes after it"
-        if result.first_forward is not None:
-            said += "; a forward that differs does that too, so look there first"
         result.verdict.append(said)
         return
 
@@ -256,9 +256,8 @@ def judge_statistics(result: Comparison, pairs: list[tuple[Seen, Seen]]) -> None
         if result.parts(row.statistics):
             result.first_statistics = row.name
             options = causes.options_that_differ(mine.layer, theirs.layer)
-            said = "; ".join(options) if options else causes.STATISTICS
-            if result.first_forward is not None and not options:
-                said += "; a forward that differs does that too, so look there first"
+            said = causes.STATISTICS if result.first_forward is None else causes.FOLLOWS
+            said = "; ".join(options) if options else said
             result.verdict.append(f"statistics: they part at {row.name or 'the model'} ({row.kind}): {said}")
             return
 
