@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from minires import kernels
 from minires.backend import Array
 from minires.debug.context import Watching, made, owned_name
 from minires.graph import Node, mode
@@ -40,30 +41,30 @@ class stop_before_backward(Switch):
     def __init__(self, name: str) -> None:
         self.name = name
         self.models: dict[int, Module] = {}  # the outermost modules that were seen
-        self.operations: set[str] = set()
+        self.known = hasattr(kernels, f"{name}_backward")  # whether something bears this name
         super().__init__()
 
     def before_forward(self, operation: str, inputs: tuple, options: dict[str, Any]) -> None:
-        """Remember the model and the operation: the name may be theirs."""
-        self.operations.add(operation)
+        """Remember the model, and an operation of one's own: the name may be theirs."""
+        self.known = self.known or operation == self.name
         if mode.modules:
             self.models[id(mode.modules[0])] = mode.modules[0]
 
     def before_backward(self, node: Node) -> None:
         """Stop here, if it is the one."""
-        self.operations.add(node.operation)
+        if node.modules:
+            self.models[id(node.modules[0])] = node.modules[0]
+        if not self.known:
+            self.check_name()
         if self.name in (node.module, node.operation):
             stopped(node)
-        elif node.modules and id(node.modules[0]) not in self.models:
-            self.models[id(node.modules[0])] = node.modules[0]
-        if self.name not in self.operations and self.models:
-            self.check_name()
 
     def check_name(self) -> None:
         """Errors: ValueError for a name that none of the models has."""
         names = {name: None for model in self.models.values() for name, _ in model.named_modules() if name}
-        if self.name not in names:
+        if self.models:
             lookup(names, self.name, "module for stop_before_backward")
+            self.known = True
 
 
 def stopped(node: Node) -> None:
