@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from minires.backend import to_numpy
 from minires.debug import causes
-from minires.debug.runs import Run, Seen, is_torch, modes_of, run_model, set_state, state_of
+from minires.debug.runs import Run, Seen, is_torch, run_model, set_state, state_of
 from minires.nn import Module
 from minires.tensor import Tensor
 
@@ -105,15 +106,21 @@ class Comparison:
 
 
 def compare(
-    model: Module, reference: Any, x: Any, load: bool = False, tolerance: float | None = None, seed: int = 0
+    model: Module,
+    reference: Any,
+    x: Any,
+    load: bool = False,
+    double: bool = True,
+    tolerance: float | None = None,
+    seed: int = 0,
 ) -> Comparison:
     """Run two models on the same input and the same random upstream gradient, and print where they part.
 
-    Both run in the mode of ``model``, module by module. Both are left as they were: values, running statistics,
-    gradients, modes, hooks.
+    Copies run, in the mode of ``model``, module by module: both are left as they were.
     Args: reference, a MiniRes model or a torch.nn.Module with the same names; x, the input, a Tensor or an array; load,
-        run the model with the reference's parameters and buffers; tolerance, the norm of a difference relative to the
-        reference's that counts as rounding (1e-4 in float32, 1e-9 in float64); seed, of the upstream gradient.
+        run the model with the reference's parameters and buffers; double, run both in float64, since in float32 a ReLU
+        at 0 may let a gradient pass on one side alone; tolerance, the norm of a difference relative to the reference's
+        that counts as rounding (1e-7, in float32 1e-4); seed, of the upstream gradient.
     Errors: TypeError for a model or reference that is none.
     """
     if not isinstance(model, Module):
@@ -122,24 +129,20 @@ def compare(
         kind = type(reference).__name__
         raise TypeError(f"compare: reference must be a minires.nn.Module or a torch.nn.Module, got {kind}")
     values = np.array(to_numpy(x.array)) if isinstance(x, Tensor) else np.asarray(x)
+    model, reference = copy.deepcopy(model), copy.deepcopy(reference)
+    if double:
+        model.double(), reference.double()
     mine, theirs = state_of(model), state_of(reference)
     if tolerance is None:
-        precise = all(array.dtype != np.float32 for array in [*mine.values(), *theirs.values()])
-        tolerance = 1e-9 if precise else 1e-4
+        tolerance = 1e-4 if any(array.dtype == np.float32 for array in [*mine.values(), *theirs.values()]) else 1e-7
     result = Comparison(tolerance)
     result.parameters = differing_parameters(mine, theirs, load)
-    modes = modes_of(reference)
-    try:
-        if load:
-            set_state(model, theirs)
-        mode_of = {name: module.training for name, module in model.named_modules()}
-        for name, module in reference.named_modules():
-            module.training = mode_of.get(name, model.training)
-        runs = run_model(model, values, seed), run_model(reference, values, seed)
-    finally:
-        for module, training in modes:
-            module.training = training
-        set_state(model, mine)
+    if load:
+        set_state(model, theirs)
+    modes = {name: module.training for name, module in model.named_modules()}
+    for name, module in reference.named_modules():
+        module.training = modes.get(name, model.training)
+    runs = run_model(model, values, seed), run_model(reference, values, seed)
     fill(result, *runs)
     print(result)
     return result

@@ -83,31 +83,20 @@ def set_state(model: Any, values: Mapping[str, np.ndarray]) -> None:
                 tensor.data.copy_(sys.modules["torch"].as_tensor(values[name]))
 
 
-def modes_of(model: Any) -> list[tuple[Any, bool]]:
-    """Every module with its mode."""
-    return [(module, module.training) for module in model.modules()]
-
-
 def run_model(model: Any, x: np.ndarray, seed: int) -> Run:
-    """Forward and backward, with a random gradient for the output; an exception is kept and not raised.
+    """Forward and backward, with a random gradient for the output. An exception is kept, not raised.
 
-    The model is left as it was: values, running statistics, gradients, modes, its own forward or hooks.
+    Leaves its marks on the model: give it a copy.
     """
     run = Run()
-    before, grads = state_of(model), [(parameter, parameter.grad) for parameter in model.parameters()]
-    for parameter, _ in grads:
-        parameter.grad = None
+    model.zero_grad(set_to_none=True)
     try:
         (run_torch if is_torch(model) else run_minires)(model, x, seed, run)
     except Exception as error:
         run.error = error
-    finally:
-        run.grads = {name: copy_of(parameter.grad) for name, parameter in model.named_parameters()}
-        run.buffers = {name: copy_of(buffer) for name, buffer in model.named_buffers()}  # type: ignore[misc]
-        run.output_grads = [copy_of(getattr(seen.held, "grad", None)) for seen in run.calls]
-        for parameter, grad in grads:
-            parameter.grad = grad
-        set_state(model, before)
+    run.grads = {name: copy_of(parameter.grad) for name, parameter in model.named_parameters()}
+    run.buffers = {name: copy_of(buffer) for name, buffer in model.named_buffers()}  # type: ignore[misc]
+    run.output_grads = [copy_of(getattr(seen.held, "grad", None)) for seen in run.calls]
     return run
 
 
@@ -118,48 +107,35 @@ def upstream(output: Any, seed: int) -> np.ndarray:
 
 def run_minires(model: Module, x: np.ndarray, seed: int, run: Run) -> None:
     """The run of a MiniRes model."""
-    own = [(name, module, vars(module).get("forward")) for name, module in model.named_modules()]
+    for name, module in model.named_modules():
+        module.forward = Observer(name, module, run)  # type: ignore[method-assign]  # found before the class's
     first = next(iter(model.parameters()), None)
     device, dtype = ("cpu", x.dtype) if first is None else (first.device, first.dtype)
-    try:
-        for name, module, _ in own:
-            module.forward = Observer(name, module, run)  # type: ignore[method-assign]  # found before the class's
-        with enable_grad():
-            output = model(Tensor(x.astype(dtype), requires_grad=True, device=device))
-            run.output = copy_of(output)
-            output.backward(Tensor(upstream(output, seed).astype(dtype), device=device))
-    finally:
-        for _, module, forward in own:
-            if forward is None:
-                vars(module).pop("forward", None)
-            else:
-                module.forward = forward  # type: ignore[method-assign]
+    with enable_grad():
+        output = model(Tensor(x.astype(dtype), requires_grad=True, device=device))
+        run.output = copy_of(output)
+        output.backward(Tensor(upstream(output, seed).astype(dtype), device=device))
 
 
 def run_torch(model: Any, x: np.ndarray, seed: int, run: Run) -> None:
     """The run of a torch.nn.Module."""
     torch = sys.modules["torch"]
     names = {module: name for name, module in model.named_modules()}
+    came: dict[Any, np.ndarray | None] = {}
+
+    def look_before(module: Any, inputs: tuple) -> None:
+        came[module] = copy_of(inputs[0]) if inputs else None  # now: an inplace layer writes over it
 
     def look(module: Any, inputs: tuple, output: Any) -> None:
         if isinstance(output, torch.Tensor) and output.requires_grad:
             output.retain_grad()
-        came = run_inputs.pop(module, None)
-        run.calls.append(Seen(names[module], module, came, copy_of(output), output))
+        run.calls.append(Seen(names[module], module, came.pop(module, None), copy_of(output), output))
 
-    def look_before(module: Any, inputs: tuple) -> None:
-        run_inputs[module] = copy_of(inputs[0]) if inputs else None  # now: an inplace layer writes over it
-
-    run_inputs: dict[Any, np.ndarray | None] = {}
-    hooks = []
-    try:
-        for module in names:
-            hooks += [module.register_forward_pre_hook(look_before), module.register_forward_hook(look)]
-        first = next(iter(model.parameters()), torch.zeros(()))
-        with torch.enable_grad():
-            output = model(torch.tensor(x, dtype=first.dtype, device=first.device).requires_grad_(True))
-            run.output = copy_of(output)
-            output.backward(torch.tensor(upstream(output, seed), dtype=output.dtype, device=output.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for module in names:
+        module.register_forward_pre_hook(look_before)
+        module.register_forward_hook(look)
+    first = next(iter(model.parameters()), torch.zeros(()))
+    with torch.enable_grad():
+        output = model(torch.tensor(x, dtype=first.dtype, device=first.device).requires_grad_(True))
+        run.output = copy_of(output)
+        output.backward(torch.tensor(upstream(output, seed), dtype=output.dtype, device=output.device))
