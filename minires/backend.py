@@ -25,8 +25,11 @@ def array_module(x: Array) -> ModuleType:
 
     Errors: TypeError for anything that is not an array of one of the two.
     """
-    if isinstance(x, (np.ndarray, np.generic)):
-        return np
+    return np if isinstance(x, (np.ndarray, np.generic)) else not_numpy(x)
+
+
+def not_numpy(x: Array) -> ModuleType:
+    """CuPy, where it holds ``x``. Errors: TypeError for anything that is no array."""
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(x, getattr(cupy, "ndarray", ())):
         return cupy

@@ -30,18 +30,10 @@ def conv2d(
     Errors: ValueError or TypeError for sizes, options or dtypes that do not fit.
     Source: torch.nn.functional.conv2d.
     """
-    require_tensors("conv2d", input, weight, bias)
+    needs_dx = getattr(input, "_requires_grad", True)  # apply() refuses what is no Tensor
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "needs_dx": needs_dx}
     inputs = (input, weight) if bias is None else (input, weight, bias)
-    return apply(
-        kernels.conv2d_forward,
-        kernels.conv2d_backward,
-        *inputs,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        needs_dx=input._requires_grad,
-    )
+    return apply(kernels.conv2d_forward, kernels.conv2d_backward, *inputs, **options)
 
 
 def batch_norm(
@@ -62,40 +54,58 @@ def batch_norm(
     Errors: ValueError for one value a channel in training, for evaluation without statistics, for wrong shapes.
     Source: torch.nn.functional.batch_norm.
     """
-    require_tensors("batch_norm", input, running_mean, running_var, weight, bias)
-    if momentum is None:
-        raise ValueError("batch_norm: momentum must be a number, got None (BatchNorm2d knows how to average)")
-    for name, statistic in (("running_mean", running_mean), ("running_var", running_var)):
-        if statistic is not None and statistic.shape != input.shape[1:2]:
-            raise ValueError(f"batch_norm: {name} must have shape {input.shape[1:2]}, got {statistic.shape}")
-        if statistic is not None and statistic.dtype != input.dtype:
-            raise TypeError(f"batch_norm: input and {name} must have one dtype, got {input.dtype}, {statistic.dtype}")
-    if (running_mean is None) != (running_var is None):
-        raise ValueError("batch_norm: running_mean and running_var must both be given, or neither")
-    gamma = None if weight is None else weight.array
-    beta = None if bias is None else bias.array
     named = {"input": input, "weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    given = {name: x for name, x in named.items() if x is not None}
-    if len(set(map(type, map(array_of, given.values())))) > 1:
-        check_devices("batch_norm", list(given), tuple(given.values()))
-    if not training and (running_mean is None or running_var is None):
-        raise ValueError("batch_norm: evaluation needs running_mean and running_var, or pass training=True")
-    for watcher in mode.watchers:
-        watcher.before_forward("batch_norm", tuple(given.values()), {"training": training, "eps": eps})
     try:
-        if not training:
+        if mode.watchers:
+            announce_batch_norm(named, training, momentum, eps)
+        gamma, beta = None if weight is None else weight.array, None if bias is None else bias.array
+        if training:
+            backward = kernels.batch_norm_backward
+            y, cache = kernels.batch_norm_forward(input.array, gamma, beta, eps=eps)
+        else:
+            backward = kernels.batch_norm_inference_backward
             mean, var = running_mean.array, running_var.array
             y, cache = kernels.batch_norm_inference_forward(input.array, gamma, beta, mean=mean, var=var, eps=eps)
-            return record(y, cache, kernels.batch_norm_inference_backward, (input, weight, bias))
-        y, cache = kernels.batch_norm_forward(input.array, gamma, beta, eps=eps)
     except Exception as error:
-        raise explained(error, "batch_norm", tuple(map(array_of, given.values())))  # noqa: B904  # itself, with a note
-    M = cache.x_hat.shape[1]
-    if running_mean is not None:
-        one_launch(move_towards, cache.mean)(running_mean.array, cache.mean, momentum, 1.0)
-    if running_var is not None:
-        one_launch(move_towards, cache.var)(running_var.array, cache.var, momentum, M / (M - 1))
-    return record(y, cache, kernels.batch_norm_backward, (input, weight, bias))
+        given = check_batch_norm(named, training, momentum)  # says it better than an array would
+        raise explained(error, "batch_norm", given.values())  # noqa: B904  # itself, with a note
+    check_batch_norm(named, training, momentum)
+    if training:
+        M = cache.x_hat.shape[1]
+        if running_mean is not None:
+            one_launch(move_towards, cache.mean)(running_mean.array, cache.mean, momentum, 1.0)
+        if running_var is not None:
+            one_launch(move_towards, cache.var)(running_var.array, cache.var, momentum, M / (M - 1))
+    return record(y, cache, backward, (input, weight, bias))
+
+
+def check_batch_norm(named: dict[str, Tensor | None], training: bool, momentum: float | None) -> dict[str, Tensor]:
+    """The tensors that are there. Errors: what batch_norm() refuses before it looks at a value."""
+    require_tensors("batch_norm", *named.values())
+    given = {name: x for name, x in named.items() if x is not None}
+    if momentum is None:
+        raise ValueError("batch_norm: momentum must be a number, got None (BatchNorm2d knows how to average)")
+    channels = given["input"].shape[1:2]
+    for name in ("running_mean", "running_var"):
+        if name in given and given[name].shape != channels:
+            raise ValueError(f"batch_norm: {name} must have shape {channels}, got {given[name].shape}")
+        if name in given and given[name].dtype != given["input"].dtype:
+            came = f"{given['input'].dtype}, {given[name].dtype}"
+            raise TypeError(f"batch_norm: input and {name} must have one dtype, got {came}")
+        if name not in given and not training:
+            raise ValueError("batch_norm: evaluation needs running_mean and running_var, or pass training=True")
+    if ("running_mean" in given) != ("running_var" in given):
+        raise ValueError("batch_norm: running_mean and running_var must both be given, or neither")
+    if len(set(map(type, map(array_of, given.values())))) > 1:
+        check_devices("batch_norm", list(given), tuple(given.values()))
+    return given
+
+
+def announce_batch_norm(named: dict[str, Tensor | None], training: bool, momentum: float | None, eps: float) -> None:
+    """Tell the watchers that batch norm is about to run. Errors: as check_batch_norm."""
+    given = check_batch_norm(named, training, momentum)
+    for watcher in mode.watchers:
+        watcher.before_forward("batch_norm", tuple(given.values()), {"training": training, "eps": eps})
 
 
 def move_towards(running: Array, batch: Array, momentum: float, factor: float) -> None:
@@ -110,8 +120,7 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     elsewhere: a backward that needs the old values never finds new ones.
     Source: torch.nn.functional.relu.
     """
-    over = inplace and not is_grad_enabled()
-    return apply(kernels.relu_forward, kernels.relu_backward, input, inplace=over)
+    return apply(kernels.relu_forward, kernels.relu_backward, input, inplace=inplace and not is_grad_enabled())
 
 
 def sigmoid(input: Tensor) -> Tensor:

@@ -11,9 +11,13 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, count, zip_longest
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from minires.backend import Array, array_module, device_of
 from minires.values import in_our_words
@@ -128,12 +132,14 @@ class Node:
     backward: Callable  # the kernel: backward(dy, cache)
     cache: Any  # what the kernel's forward kept; None once freed
     parents: tuple[Node | Tensor | None, ...]  # one an input
+    parent_nodes: tuple[Node, ...]  # those of them that were computed
     where: tuple[str, int]  # file and line of the first frame outside MiniRes
     modules: tuple[Module, ...]  # that were being called, the outermost first
     shape: tuple[int, ...]  # of the result
     grad: Array | None = None  # only while backward() runs
     freed: bool = False
     retained: weakref.ref[Tensor] | None = None  # the tensor that asked for retain_grad()
+    number: int = field(default_factory=count().__next__)  # later Nodes have larger ones
 
     @property
     def operation(self) -> str:
@@ -148,6 +154,12 @@ class Node:
     def __repr__(self) -> str:
         inside = f" by {self.module}" if self.module else ""
         return f"<{self.operation} made{inside} at {self.where[0]}, line {self.where[1]}>"
+
+
+number_of, parent_nodes_of, freed_of = attrgetter("number"), attrgetter("parent_nodes"), attrgetter("freed")
+
+HOST = (np.ndarray, np.generic)  # what lies on the CPU
+MISSING = object()  # stands for an input without a gradient, and for a gradient without an input
 
 
 def users_line() -> tuple[str, int]:
@@ -172,64 +184,70 @@ def module_path(modules: Sequence[Module]) -> str:
 
 
 def topological_order(last: Node) -> list[Node]:
-    """Every Node behind ``last``, each before its parents; the same graph gives the same order.
+    """Every Node behind ``last``, the newest first: each before its parents, which were there before it was made.
 
-    A depth-first walk with a stack of its own, so that a deep network never meets Python's recursion limit.
+    The same program gives the same order. A whole generation of Nodes a step, so that a debugger is through it soon.
     Errors: RuntimeError for a Node whose cache an earlier backward() has freed.
     """
-    order: list[Node] = []
-    seen: set[int] = set()
-    stack: list[tuple[Node, bool]] = [(last, False)]
-    while stack:
-        node, parents_done = stack.pop()
-        if parents_done:
-            order.append(node)
-            continue
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if node.freed:
-            raise RuntimeError(
-                f"backward: the cache of {node!r} was freed by an earlier backward(): "
-                "run the forward again, or call the first backward(retain_graph=True)"
-            )
-        stack.append((node, True))
-        for parent in node.parents:
-            if isinstance(parent, Node) and id(parent) not in seen:
-                stack.append((parent, False))
-    order.reverse()
-    return order
+    reached, fresh = {last}, {last}
+    while fresh:
+        fresh = set(chain.from_iterable(map(parent_nodes_of, fresh))) - reached
+        reached |= fresh
+    if True in map(freed_of, reached):
+        node = max(filter(freed_of, reached), key=number_of)
+        raise RuntimeError(
+            f"backward: the cache of {node!r} was freed by an earlier backward(): "
+            "run the forward again, or call the first backward(retain_graph=True)"
+        )
+    return sorted(reached, key=number_of, reverse=True)
 
 
-def pass_on(node: Node, grads: Any, leaves: dict[int, tuple[Tensor, Array]]) -> None:
-    """Hand the gradients that a node's backward returned to its parents, adding to what they have.
+def watched_backward(node: Node) -> Any:
+    """Run a node's backward while watchers look on, and leave its own gradient where retain_grad() asked for it."""
+    for watcher in mode.watchers:
+        watcher.before_backward(node)
+    grads = node.backward(node.grad, node.cache)
+    for watcher in mode.watchers:
+        watcher.after_backward(node, grads)
+    tensor = None if node.retained is None else node.retained()
+    if tensor is not None:
+        tensor.accumulate_grad(node.grad)
+    return grads
+
+
+def pass_on(node: Node, grads: Any, leaves: dict[int, tuple[Tensor, Array]], retain_graph: bool) -> None:
+    """Hand the gradients that a node's backward returned to its parents, adding to what they have, and free the node.
 
     What arrives at leaves is kept in ``leaves`` until the whole walk has succeeded. An optional input that was left out
     (a bias) has no parent, and its gradient is None.
     Errors: RuntimeError where a kernel returned another number of gradients than it had inputs, or one of another shape
         or on another device.
     """
-    if not isinstance(grads, tuple):
-        grads = (grads,)
-    parents = node.parents
-    too_many = [grad for grad in grads[len(parents) :] if grad is not None]
-    if len(grads) < len(parents) or too_many:
-        raise RuntimeError(f"{node.operation}_backward gave {len(grads)} gradients for {len(parents)} inputs")
-    for i in range(len(parents)):
-        parent, grad = parents[i], grads[i]
-        if parent is None or grad is None:
-            continue
-        if getattr(grad, "shape", None) != parent.shape:
-            came = getattr(grad, "shape", type(grad).__name__)
-            raise RuntimeError(f"{node.operation}_backward gave gradient {i} of shape {came}, expected {parent.shape}")
+    for parent, grad in zip_longest(node.parents, grads if isinstance(grads, tuple) else (grads,), fillvalue=MISSING):
         # Never in place: the first gradient may be another parent's too.
-        if not isinstance(parent, Node) and device_of(grad) != parent.device:
-            came = f"gradient {i} on {device_of(grad)}, expected {parent.device}"
-            raise RuntimeError(f"{node.operation}_backward gave {came}: take xp from dy, array_module(dy)")
-        if not isinstance(parent, Node):
-            leaves[id(parent)] = (parent, add(leaves[id(parent)][1], grad) if id(parent) in leaves else grad)
-        else:
+        if isinstance(parent, Node) and getattr(grad, "shape", None) == parent.shape:
             parent.grad = grad if parent.grad is None else add(parent.grad, grad)
+        elif getattr(grad, "shape", None) == getattr(parent, "shape", MISSING):
+            if isinstance(grad, HOST) != isinstance(parent.array, HOST):
+                refuse_gradient(node, grads, parent, grad)  # on another device
+            leaves[id(parent)] = (parent, add(leaves[id(parent)][1], grad) if id(parent) in leaves else grad)
+        elif parent is not None and grad is not None:
+            refuse_gradient(node, grads, parent, grad)
+    # Let go of what is used, unless it was asked for again.
+    node.cache, node.grad, node.freed = node.cache if retain_graph else None, None, not retain_graph
+
+
+def refuse_gradient(node: Node, grads: Any, parent: Any, grad: Any) -> None:
+    """Errors: RuntimeError for a gradient that no input waits for, an input without one, or another shape."""
+    grads = grads if isinstance(grads, tuple) else (grads,)
+    if parent is MISSING or grad is MISSING:
+        raise RuntimeError(f"{node.operation}_backward gave {len(grads)} gradients for {len(node.parents)} inputs")
+    i = list(map(id, grads)).index(id(grad))
+    came = getattr(grad, "shape", type(grad).__name__)
+    if came == parent.shape:
+        came = f"on {device_of(grad)}, expected {parent.device}: take xp from dy, array_module(dy)"
+        raise RuntimeError(f"{node.operation}_backward gave gradient {i} {came}")
+    raise RuntimeError(f"{node.operation}_backward gave gradient {i} of shape {came}, expected {parent.shape}")
 
 
 def add(a: Array, b: Array) -> Array:
@@ -240,20 +258,14 @@ def add(a: Array, b: Array) -> Array:
     return xp.add(a, b, out=xp.empty_like(a))
 
 
-def free(node: Node) -> None:
-    """Let go of a node's cache and gradient once they are used."""
-    node.cache = None
-    node.grad = None
-    node.freed = True
-
-
-def explained(error: Exception, operation: str, arrays: tuple[Array, ...]) -> Exception:
+def explained(error: Exception, operation: str, inputs: Iterable[Tensor]) -> Exception:
     """An exception of a kernel's forward, with a note: which operation, on what, made where.
 
     Returns: the exception itself, or one in better words where NumPy's own do not name the operation.
     """
-    error = in_our_words(error, operation, arrays)
-    shapes = [str(x.shape) for x in arrays]
+    inputs = tuple(inputs)
+    error = in_our_words(error, operation, inputs)
+    shapes = [str(x.shape) for x in inputs]
     path, (file, line) = module_path(mode.modules), users_line()
     inside = f" by {path}" if path else ""
     add_note(error, f"in the forward of {operation} of {', '.join(shapes)}, called{inside} at {file}, line {line}")

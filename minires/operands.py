@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from minires.tensor import Tensor
 
 
+#: An array's library and dtype: what both sides of an operator must share.
+kind_of = attrgetter("array.__class__", "array.dtype")
+
+
 def require_tensors(operation: str, *inputs: Any) -> None:
     """Errors: TypeError for an input that is neither a Tensor nor None."""
     for x in inputs:
@@ -28,6 +33,8 @@ def require_tensors(operation: str, *inputs: Any) -> None:
 
 def operands(a: Any, b: Any) -> tuple[Tensor, Tensor]:
     """Both sides of an operator as Tensors of one dtype: a Python number takes the other's, as in PyTorch."""
+    if isinstance(a, Methods) and isinstance(b, Methods) and kind_of(a) == kind_of(b):
+        return a, b
     if not isinstance(a, Methods):
         a = operand_beside(a, b)
     elif not isinstance(b, Methods):

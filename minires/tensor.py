@@ -20,13 +20,13 @@ from minires.graph import (
     Node,
     add_note,
     explained,
-    free,
     mode,
     name_of,
     one_device,
     pass_on,
     topological_order,
     users_line,
+    watched_backward,
 )
 from minires.methods import Methods
 from minires.operands import floating, operands, require_tensors, without_gradient
@@ -43,19 +43,12 @@ def apply(forward: Callable, backward: Callable, *inputs: Tensor, **options: Any
     Errors: ValueError for inputs on two devices, and whatever the kernel raises.
     """
     try:
-        arrays = tuple(map(array_of, inputs))
-    except AttributeError:
-        require_tensors(name_of(forward), *inputs)
-        raise
-    if len(set(map(type, arrays))) > 1:
-        code = forward.__code__
-        check_devices(name_of(forward), list(code.co_varnames[: code.co_argcount]), inputs)
-    for watcher in mode.watchers:
-        watcher.before_forward(name_of(forward), inputs, options)
-    try:
-        y, cache = forward(*arrays, **options)
+        if mode.watchers or len(set(map(type, map(array_of, inputs)))) > 1:
+            announce_forward(forward, inputs, options)
+        y, cache = forward(*map(array_of, inputs), **options)
     except Exception as error:
-        raise explained(error, name_of(forward), arrays)  # noqa: B904  # the error itself, with a note
+        require_tensors(name_of(forward), *inputs)
+        raise explained(error, name_of(forward), inputs)  # noqa: B904  # the error itself, with a note
     return record(y, cache, backward, inputs)
 
 
@@ -72,19 +65,32 @@ def record(y: Array, cache: Any, backward: Callable, inputs: tuple[Tensor | None
     result.node = None
     if mode.recording and result.array.dtype.kind == "f":
         parents: list[Node | Tensor | None] = []
+        nodes: list[Node] = []
         for x in inputs:
             if x is not None and x._requires_grad:
                 parents.append(x if x.node is None else x.node)
+                if x.node is not None:
+                    nodes.append(x.node)
                 result._requires_grad = True
             else:
                 parents.append(None)
         if result._requires_grad:
             modules = tuple(mode.modules)
-            result.node = Node(backward, cache, tuple(parents), users_line(), modules, result.array.shape)
+            where = users_line()
+            result.node = Node(backward, cache, tuple(parents), tuple(nodes), where, modules, result.array.shape)
     if mode.watchers and backward is not wrap:
         for watcher in mode.watchers:
             watcher.after_forward(result, cache, backward, inputs)
     return result
+
+
+def announce_forward(forward: Callable, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
+    """Tell the watchers that a kernel is about to run. Errors: ValueError for inputs on two devices."""
+    require_tensors(name_of(forward), *inputs)
+    code = forward.__code__
+    check_devices(name_of(forward), list(code.co_varnames[: code.co_argcount]), inputs)
+    for watcher in mode.watchers:
+        watcher.before_forward(name_of(forward), inputs, options)
 
 
 def check_devices(operation: str, names: list[str], inputs: tuple[Tensor, ...]) -> None:
@@ -108,7 +114,7 @@ def first_gradient(tensor: Tensor, gradient: Any) -> Array:
                 f"backward: a gradient can be left out only for a single value, this tensor has shape "
                 f"{tensor.shape}: pass gradient=, or call .sum().backward()"
             )
-        return array_module(tensor.array).ones(tensor.shape, tensor.dtype)
+        return (tensor.array**0).reshape(tensor.array.shape)  # 1, on the same device, of the same dtype
     dy = gradient.array if isinstance(gradient, Tensor) else make_array(gradient, tensor.dtype, tensor.device)
     if dy.shape != tensor.shape:
         raise ValueError(f"backward: gradient must have the tensor's shape {tensor.shape}, got {dy.shape}")
@@ -251,27 +257,21 @@ class Tensor(Methods):
         Errors: RuntimeError for a tensor that no gradient flows to, for more than one value without a gradient, and
             for a graph whose caches are freed; ValueError for a gradient of another shape.
         """
-        if not self._requires_grad:
-            raise RuntimeError("backward: no gradient flows to this tensor: no input of it had requires_grad=True")
-        dy = first_gradient(self, gradient)
         if self.node is None:
-            self.accumulate_grad(dy)
+            if not self._requires_grad:
+                raise RuntimeError("backward: no gradient flows to this tensor: no input of it had requires_grad=True")
+            self.accumulate_grad(first_gradient(self, gradient))
             return
         order = topological_order(self.node)
+        self.node.grad = first_gradient(self, gradient)
         leaves: dict[int, tuple[Tensor, Array]] = {}
-        self.node.grad = dy
         try:
             for node in order:
-                for watcher in mode.watchers:
-                    watcher.before_backward(node)
-                grads = node.backward(node.grad, node.cache)
-                for watcher in mode.watchers:
-                    watcher.after_backward(node, grads)
-                if node.retained is not None and node.retained() is not None:
-                    node.retained().accumulate_grad(node.grad)
-                pass_on(node, grads, leaves)
-                if not retain_graph:
-                    free(node)
+                if mode.watchers or node.retained is not None:
+                    grads = watched_backward(node)
+                else:
+                    grads = node.backward(node.grad, node.cache)
+                pass_on(node, grads, leaves, retain_graph)
             for leaf, grad in leaves.values():
                 leaf.accumulate_grad(grad)
         except Exception as error:
@@ -317,22 +317,18 @@ class Tensor(Methods):
     # ---- Operators -------------------------------------------------------------------------------------------------
 
     def __add__(self, other: Any) -> Tensor:
-        self, other = operands(self, other)
-        return apply(kernels.add_forward, kernels.add_backward, self, other)
+        return apply(kernels.add_forward, kernels.add_backward, *operands(self, other))
 
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Tensor:
-        self, other = operands(self, other)
-        return apply(kernels.subtract_forward, kernels.subtract_backward, self, other)
+        return apply(kernels.subtract_forward, kernels.subtract_backward, *operands(self, other))
 
     def __rsub__(self, other: Any) -> Tensor:
-        other, self = operands(other, self)
-        return apply(kernels.subtract_forward, kernels.subtract_backward, other, self)
+        return apply(kernels.subtract_forward, kernels.subtract_backward, *operands(other, self))
 
     def __mul__(self, other: Any) -> Tensor:
-        self, other = operands(self, other)
-        return apply(kernels.multiply_forward, kernels.multiply_backward, self, other)
+        return apply(kernels.multiply_forward, kernels.multiply_backward, *operands(self, other))
 
     __rmul__ = __mul__
 
@@ -350,20 +346,16 @@ class Tensor(Methods):
         if isinstance(other, (int, float)):
             base = self.to(dtype_beside(other, self.array.dtype))
             return apply(kernels.power_scalar_forward, kernels.power_scalar_backward, base, exponent=other)
-        self, other = operands(self, other)
-        return apply(kernels.power_forward, kernels.power_backward, self, other)
+        return apply(kernels.power_forward, kernels.power_backward, *operands(self, other))
 
     def __rpow__(self, other: Any) -> Tensor:
-        other, self = operands(other, self)
-        return apply(kernels.power_forward, kernels.power_backward, other, self)
+        return apply(kernels.power_forward, kernels.power_backward, *operands(other, self))
 
     def __matmul__(self, other: Any) -> Tensor:
-        self, other = operands(self, other)
-        return apply(kernels.matmul_forward, kernels.matmul_backward, self, other)
+        return apply(kernels.matmul_forward, kernels.matmul_backward, *operands(self, other))
 
     def __rmatmul__(self, other: Any) -> Tensor:
-        other, self = operands(other, self)
-        return apply(kernels.matmul_forward, kernels.matmul_backward, other, self)
+        return apply(kernels.matmul_forward, kernels.matmul_backward, *operands(other, self))
 
     def __neg__(self) -> Tensor:
         return apply(kernels.negative_forward, kernels.negative_backward, self)

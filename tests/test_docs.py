@@ -121,6 +121,23 @@ def test_the_record_leaves_what_it_says(tmp_path):
         assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size < 100_000
 
 
+def printed_as(promised, printed):
+    """Whether a text was printed at the end, whatever its min, max and mean and the folder of step.py."""
+    vary = r"(?<=min |max )[^,]+|(?<=mean )[^,]+|/\S*/(?=step.py)"
+    same = [re.sub(vary, "", text.strip()) for text in (promised, printed)]
+    return same[1].endswith(same[0])
+
+
+def test_the_debug_tools_say_what_they_say(tmp_path):
+    for sign, text in (("detect_anomaly()", "the result is not finite"), ("debug.compare(", "they part at bn1")):
+        result = python(next(code for code in blocks("python") if sign in code), tmp_path)
+        assert result.returncode == 0, result.stderr
+        promised = next(promised for promised in blocks("") if text in promised)
+        assert printed_as(promised, result.stdout), result.stdout
+    result = python(next(code for code in blocks("python") if "debug.watch(" in code), tmp_path, text="p dy.shape\nc\n")
+    assert "(2, 64, 2, 2)" in result.stdout and "grad of fc.weight (10, 64): norm 0 ->" in result.stdout
+
+
 def test_the_names_of_the_networks_are_all_there():
     import minires
 

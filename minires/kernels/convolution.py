@@ -232,8 +232,8 @@ def conv2d_plan(size: Conv2dSize, itemsize: int, in_blocks: bool = True) -> Plan
     blocks = []
     for oh in range(0, OH, rows):
         for n in range(0, N, images):
-            blocks.append(Block(oh, min(oh + rows, OH), n, min(n + images, N)))
-    return Plan(by_rows, ows, blocks)
+            blocks.append(Block._make((oh, min(oh + rows, OH), n, min(n + images, N))))
+    return Plan._make((by_rows, ows, blocks))
 
 
 def padded_rows(xp: ModuleType, x_rows: Array, size: Conv2dSize, block: Block) -> Array:

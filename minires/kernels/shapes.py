@@ -155,4 +155,4 @@ def conv2d_size(x: Array, w: Array, b: Array | None, stride, padding, dilation, 
     if OH < 1 or OW < 1:
         span = f"{DH * (KH - 1) + 1}x{DW * (KW - 1) + 1}"
         raise ValueError(f"conv2d: the kernel spans {span} and the padded input is {H + 2 * PH}x{W + 2 * PW}, smaller")
-    return Conv2dSize(N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, int(groups), OH, OW)
+    return Conv2dSize._make((N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, int(groups), OH, OW))
