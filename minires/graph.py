@@ -231,17 +231,21 @@ def pass_on(node: Node, grads: Any, leaves: dict[int, tuple[Tensor, Array]], ret
             if isinstance(grad, HOST) != isinstance(parent.array, HOST):
                 refuse_gradient(node, grads, parent, grad)  # on another device
             leaves[id(parent)] = (parent, add(leaves[id(parent)][1], grad) if id(parent) in leaves else grad)
-        elif parent is not None and grad is not None:
+        elif parent is not None and (grad is not None or parent is not MISSING):
             refuse_gradient(node, grads, parent, grad)
     # Let go of what is used, unless it was asked for again.
     node.cache, node.grad, node.freed = node.cache if retain_graph else None, None, not retain_graph
 
 
 def refuse_gradient(node: Node, grads: Any, parent: Any, grad: Any) -> None:
-    """Errors: RuntimeError for a gradient that no input waits for, an input without one, or another shape."""
+    """Errors: RuntimeError for a gradient that no input waits for, an input without one, another shape or device."""
     grads = grads if isinstance(grads, tuple) else (grads,)
     if parent is MISSING or grad is MISSING:
         raise RuntimeError(f"{node.operation}_backward gave {len(grads)} gradients for {len(node.parents)} inputs")
+    if grad is None:
+        i = list(map(id, node.parents)).index(id(parent))
+        came = f"None as gradient {i}, expected one of shape {parent.shape}: is a return missing?"
+        raise RuntimeError(f"{node.operation}_backward gave {came} (zeros, where the result does not depend on it)")
     i = list(map(id, grads)).index(id(grad))
     came = getattr(grad, "shape", type(grad).__name__)
     if came == parent.shape:

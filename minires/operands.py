@@ -24,7 +24,9 @@ kind_of = attrgetter("array.__class__", "array.dtype")
 
 
 def require_tensors(operation: str, *inputs: Any) -> None:
-    """Errors: TypeError for an input that is neither a Tensor nor None."""
+    """Errors: TypeError for an input that is neither a Tensor nor None, and where the first is None."""
+    if inputs and inputs[0] is None:
+        raise TypeError(f"{operation}: expected a Tensor, got None: does the forward() before it return its result?")
     for x in inputs:
         if x is not None and not isinstance(x, Methods):
             kind = f"{type(x).__module__}.{type(x).__name__}".removeprefix("builtins.")

@@ -269,3 +269,25 @@ def test_watch_knows_a_parameters_name_and_what_was_computed(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
     with pytest.raises(RuntimeError, match="watch: no gradient flows"):
         debug.watch(random(3))
+
+
+def test_a_parameter_of_minus_infinity_is_no_mask():
+    layer = nn.BatchNorm2d(2)
+    layer.bias.array[1] = -np.inf
+    with debug.detect_anomaly(), pytest.raises(debug.Anomaly, match="the parameter bias"):
+        layer(minires.randn(2, 2, 3, 3))
+
+
+def test_a_stop_at_a_block_comes_when_the_backward_enters_it(monkeypatch):
+    model = minires.create_model("resnet8")
+    entered = []
+    monkeypatch.setattr(debug.stopping, "stopped", lambda node: entered.append(node.module))
+    for name in ("layer3", "layer2.0.conv1"):
+        with debug.stop_before_backward(name):
+            model(minires.randn(2, 3, 8, 8)).sum().backward()
+    assert entered == ["layer3.0.relu", "layer2.0.conv1"]
+
+
+def test_what_cannot_be_watched():
+    with pytest.raises(TypeError, match="expected a Tensor, such as model.fc.weight, got str"):
+        debug.watch("fc.weight")

@@ -425,3 +425,27 @@ def test_methods_equal_pytorch():
         y.backward(dy)
         expected.backward(torch.from_numpy(np.asarray(dy)))
         assert_close(mine.grad.numpy(), theirs.grad.numpy(), 1e-12, f"gradient of call {i}")
+
+
+def test_a_backward_without_a_return_is_told():
+    def forgetful_backward(dy, cache):
+        dy * 2
+
+    def forward(x):
+        return x * 2, None
+
+    for x in (Tensor([1.0], requires_grad=True), Tensor([1.0], requires_grad=True).exp()):
+        y = minires.apply(forward, forgetful_backward, x)
+        with pytest.raises(RuntimeError, match=r"forgetful_backward gave None as gradient 0.*is a return missing\?"):
+            y.sum().backward()
+
+
+def test_a_forward_without_a_return_is_told():
+    class Forgetful(minires.nn.Module):
+        def forward(self, input):
+            F.relu(input)
+
+    for layer in (minires.nn.Linear(2, 2), minires.nn.ReLU(), minires.nn.MaxPool2d(2), minires.nn.Conv2d(2, 2, 1)):
+        model = minires.nn.Sequential(Forgetful(), layer)
+        with pytest.raises(TypeError, match=r"expected a Tensor, got None: does the forward\(\) before it return"):
+            model(Tensor([[1.0, 2.0]]))

@@ -107,7 +107,7 @@ def test_twenty_steps(name):
         schedule.step()
     results = {"loss": np.asarray(loss.item()), **{k: v.numpy() for k, v in network.state_dict().items()}}
     compare_fingerprints(results, f"{name}/trained", f"{name}/trained names", 1e-8)
-    if TORCH:
+    if TORCH and name in ("resnet18", "resnet20"):  # the larger ones by the golden file alone: it is PyTorch's too
         for key, value in torch_training(name).items():
             assert_close(results[key], value, 1e-8, key)
 

@@ -18,6 +18,7 @@ import numpy as np
 from minires.backend import Array, array_module, to_numpy
 from minires.debug.context import Watching, at, input_names, made, owned_name
 from minires.graph import Node, mode, module_path, users_line
+from minires.nn import Parameter
 
 
 class Anomaly(RuntimeError):
@@ -155,7 +156,9 @@ class detect_anomaly(Watching):
         """Errors: Anomaly for a result that is not finite, if that was not asked for."""
         came = {name: statistics(x.array) for name, x in named}
         y = statistics(result.array)
-        masked = any(x.minus_inf for x in came.values()) or -math.inf in [x for x in self.options.values() if number(x)]
+        masked = any(came[name].minus_inf for name, x in named if not isinstance(x, Parameter)) or -math.inf in [
+            x for x in self.options.values() if number(x)
+        ]
         if not y.nan and not y.plus_inf and masked:
             return
         operation = backward.__name__.removesuffix("_backward")

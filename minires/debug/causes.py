@@ -42,7 +42,7 @@ WITHIN = (
 
 BETWEEN = (
     "what goes into it differs already, though all layers before it agree: look between them, at what is no layer "
-    "of its own: usually a missing ReLU, or one too many"
+    "of its own: usually the residual addition, a missing ReLU, or one too many"
 )
 
 FOLLOWS = "a forward that differs does that too, so look there first"

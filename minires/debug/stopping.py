@@ -33,6 +33,8 @@ class Switch(Watching):
 class stop_before_backward(Switch):
     """Open the debugger right before the backward of what a module made: ``stop_before_backward("layer3.2.conv1")``.
 
+    Of a module with parts, a block or a stage, where the backward enters it.
+
     In the frame that the debugger shows, ``dy``, ``cache`` and ``node`` are what is about to run. The name is that of a
     module, as the model that is called knows it, or of an operation, such as "cross_entropy".
     Errors: ValueError, when backward() runs, for a name that no model seen so far has; it names the nearest.
@@ -41,6 +43,7 @@ class stop_before_backward(Switch):
     def __init__(self, name: str) -> None:
         self.name = name
         self.models: dict[int, Module] = {}  # the outermost modules that were seen
+        self.inside = False  # whether the backward before this one was of a part of the module
         self.known = hasattr(kernels, f"{name}_backward")  # whether something bears this name
         super().__init__()
 
@@ -56,8 +59,12 @@ class stop_before_backward(Switch):
             self.models[id(node.modules[0])] = node.modules[0]
         if not self.known:
             self.check_name()
-        if self.name in (node.module, node.operation):
+        inside = f"{node.module}.".startswith(f"{self.name}.")
+        if self.name == node.operation or node.module == self.name or (inside and not self.inside):
+            self.inside = inside
             stopped(node)
+        else:
+            self.inside = inside
 
     def check_name(self) -> None:
         """Errors: ValueError for a name that none of the models has."""
@@ -115,6 +122,8 @@ def watch(tensor: Tensor, name: str = "") -> Watch:
     Returns: an object whose ``.stop()`` ends it; it is a context manager too.
     Errors: RuntimeError for a tensor that no gradient flows to.
     """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"watch: expected a Tensor, such as model.fc.weight, got {type(tensor).__name__}")
     if not tensor.requires_grad:
         raise RuntimeError("watch: no gradient flows to this tensor (requires_grad is False)")
     return Watch(tensor, name)
