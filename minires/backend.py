@@ -36,6 +36,20 @@ def not_numpy(x: Array) -> ModuleType:
     raise TypeError(f"expected a NumPy or CuPy array, got {type(x).__name__}")
 
 
+def is_array(x: Any) -> bool:
+    """Whether this is a NumPy or CuPy array."""
+    try:
+        array_module(x)
+    except TypeError:
+        return False
+    return True
+
+
+def all_finite(x: Any) -> bool:
+    """Whether every value is finite; what holds no floating-point numbers is."""
+    return not is_array(x) or x.dtype.kind != "f" or bool(array_module(x).isfinite(x).all())
+
+
 def device_of(x: Array) -> str:
     """``"cpu"`` for a NumPy array, ``"cuda"`` for a CuPy array."""
     return "cpu" if array_module(x) is np else "cuda"

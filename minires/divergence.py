@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from minires.backend import array_module
+from minires.backend import all_finite
 from minires.graph import no_grad
 from minires.nn import Module
+from minires.nn.modes import statistics_kept
 from minires.tensor import Tensor
 from minires.tracing import layer_calls
 
@@ -15,11 +16,6 @@ class Divergence(FloatingPointError):
     """A loss or a weight became infinite, or no number."""
 
 
-def finite(tensor: Tensor) -> bool:
-    """Whether every entry is a finite number."""
-    return bool(array_module(tensor.array).isfinite(tensor.array).all())
-
-
 @no_grad()
 def first_bad_layer(model: Module, images: Tensor | None, training: bool = True) -> str | None:
     """The first layer whose output is not finite for these images, in words; None where all are.
@@ -28,18 +24,14 @@ def first_bad_layer(model: Module, images: Tensor | None, training: bool = True)
     """
     if images is None:
         return None
-    if not finite(images):
+    if not all_finite(images.array):
         return BAD_IMAGES
-    before = [(buffer, buffer.array.copy()) for buffer in model.buffers()]
-    try:
+    with statistics_kept(model):
         calls, _ = layer_calls(model, images, training=training)
-    finally:
-        for buffer, array in before:
-            buffer.array[...] = array
     for call in calls:
-        if isinstance(call.output, Tensor) and not finite(call.output):
+        if isinstance(call.output, Tensor) and not all_finite(call.output.array):
             kind = type(call.layer).__name__
-            bad = [name for name, tensor in call.layer.state_dict().items() if not finite(tensor)]
+            bad = [name for name, tensor in call.layer.state_dict().items() if not all_finite(tensor.array)]
             weights = f"; its {' and '.join(bad)} held such numbers already" if bad else ""
             return f"the first layer whose output is not finite is {call.name} ({kind}){weights}"
     return None

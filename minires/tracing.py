@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from minires.nn import Module
+from minires.nn.modes import in_mode
 
 
 class Call(NamedTuple):
@@ -41,19 +42,16 @@ def layer_calls(
     layers = parts
     if layers is None:
         layers = [(name, module) for name, module in model.named_modules() if not list(module.named_children())]
-    modes = [(module, module.training) for module in model.modules()]
     own = [(layer, vars(layer).get("forward")) for _, layer in layers]  # one set on the layer itself is put back
-    model.train(training)
     try:
         for name, layer in layers:
             layer.forward = Observer(name, layer, calls)  # type: ignore[method-assign]  # found before the class's
-        output = model(*inputs)
+        with in_mode(model, training):
+            output = model(*inputs)
     finally:
         for layer, forward in own:
             if forward is None:
                 del layer.forward
             else:
                 layer.forward = forward  # type: ignore[method-assign]
-        for module, mode in modes:
-            module.training = mode
     return calls, output

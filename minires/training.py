@@ -7,17 +7,19 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from minires import functional as F
 from minires import random
-from minires.backend import Array, array_module, to_numpy
+from minires.backend import Array, all_finite, array_module, to_numpy
 from minires.data import ArrayDataset, DataLoader
 from minires.divergence import BAD_IMAGES, Divergence, explain, first_bad_layer
 from minires.graph import no_grad
 from minires.nn import Module
+from minires.nn.modes import in_mode
 from minires.optim import AveragedModel, Optimizer, clip_grad_norm_
 from minires.optim.swa_utils import get_ema_avg_fn
 from minires.progress import Forecast, Interruption, ProgressBar
@@ -185,6 +187,11 @@ class Training:
         last, count = self.history[-1], len(self.test)
         return Score(last.test_loss, round(last.test_accuracy * count), count)
 
+    @cached_property
+    def data(self) -> str:
+        """What tells the data from others. Once a run: images in files are read for it."""
+        return fingerprint(self.train, self.test)
+
     @property
     def epoch(self) -> int:
         """The epoch under way, counted from 1."""
@@ -237,10 +244,8 @@ class Training:
         """Errors: ValueError for a label out of range, which makes the loss NaN on a GPU, where nothing looks at it."""
         if self.batch is None or self.options.device == "cpu":
             return
-        self.model.eval()
-        with no_grad():
+        with in_mode(self.model, False), no_grad():
             classes = self.model(self.batch[:1]).shape[1]
-        self.model.train()
         labels = self.loader.dataset.labels
         wrong = (labels != -100) & ((labels < 0) | (labels >= classes))  # -100: cross_entropy's ignore_index
         if wrong.any():
@@ -250,7 +255,7 @@ class Training:
     def check_weights(self) -> None:
         """What a checkpoint would hold must be finite. Errors: Divergence where it is not."""
         for name, array in self.arrays().items():
-            if array.dtype.kind == "f" and not bool(array_module(array).isfinite(array).all()):
+            if not all_finite(array):
                 raise self.diverged(f"{name} is not finite any more", self.step)
 
     def diverged(self, what: str, step: int) -> Divergence:
@@ -288,10 +293,9 @@ class Training:
         The arrays share the memory of the training.
         """
         loss, correct = self.totals.fetch()
-        optimizer = self.optimizer.state_dict()
         numbers = {
             str(place): {key: value for key, value in state.items() if isinstance(value, (int, float))}
-            for place, state in optimizer["state"].items()
+            for place, state in self.optimizer.state.items()
         }
         generators = {
             name: module.generator.bit_generator.state
@@ -305,11 +309,11 @@ class Training:
             "history": [list(line) for line in self.history],
             "seconds": list(self.seconds),
             "schedule": self.schedule.state_dict(),
-            "optimizer": {"param_groups": optimizer["param_groups"], "numbers": numbers},
+            "optimizer": {"param_groups": self.optimizer.groups_by_place(), "numbers": numbers},
             "loader": self.loader.state_dict(),
             "random": random.get_rng_state(),
             "generators": generators,
-            "data": fingerprint(self.train, self.test),
+            "data": self.data,
         }
         return {name: to_numpy(array) for name, array in self.arrays().items()}, values
 
@@ -322,7 +326,7 @@ class Training:
         for name, array in arrays.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = array
-        if values["data"] != fingerprint(self.train, self.test):
+        if values["data"] != self.data:
             raise ValueError("the data are not those that it was begun with")
         history = [Epoch(*line) for line in values["history"]]
         step, totals, seconds = values["step"], values["totals"], list(values["seconds"])

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minires.backend import Array, array_module, to_numpy
+from minires.backend import Array, all_finite, array_module, is_array, to_numpy
 from minires.debug.context import Watching, at, input_names, made, owned_name
 from minires.graph import Node, mode, module_path, users_line
 from minires.nn import Parameter
@@ -56,20 +56,6 @@ def statistics(array: Array) -> Statistics:
     least, most, mean = (finite.min(), finite.max(), finite.mean()) if finite.size else (math.nan,) * 3
     nan, plus, minus = np.isnan(values).sum(), np.isposinf(values).sum(), np.isneginf(values).sum()
     return Statistics(values.shape, float(least), float(most), float(mean), int(nan), int(plus), int(minus))
-
-
-def is_array(x: Any) -> bool:
-    """Whether this is a NumPy or CuPy array."""
-    try:
-        array_module(x)
-    except TypeError:
-        return False
-    return hasattr(x, "strides")
-
-
-def all_finite(x: Any) -> bool:
-    """Whether every value is finite; what holds no floating-point numbers is."""
-    return not is_array(x) or x.dtype.kind != "f" or bool(array_module(x).isfinite(x).all())
 
 
 def arrays_in(cache: Any, name: str = "cache") -> Iterator[tuple[str, Array]]:

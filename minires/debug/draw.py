@@ -13,6 +13,7 @@ from minires.debug.fold import Graph, folded
 from minires.graph import enable_grad
 from minires.models import INPUTS
 from minires.nn import Conv2d, Linear, Module
+from minires.nn.modes import in_mode
 from minires.tensor import Tensor
 
 PICTURES = (".svg", ".png")
@@ -100,10 +101,8 @@ def outputs_of(model: Module, input_shape: Sequence[int] | None, example: Any) -
     for one in given:
         x = one.detach().to(device=device) if isinstance(one, Tensor) else Tensor(one, device=device)
         inputs.append(x.to(dtype=dtype).requires_grad_() if x.dtype.kind == "f" else x)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        with enable_grad():
+        with in_mode(model, False), enable_grad():
             output = model(*inputs)
     except Exception as error:
         shapes = ", ".join(str(x.shape) for x in inputs)
@@ -111,9 +110,6 @@ def outputs_of(model: Module, input_shape: Sequence[int] | None, example: Any) -
             f"draw: {type(model).__name__} did not run on an input of shape {shapes}: {error} "
             "(input_shape= is the shape of one image, without the batch; example= a whole input)"
         ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
     outputs = tensors_in(output)
     if not outputs:
         raise ValueError(f"draw: expected {type(model).__name__} to give a Tensor, got {type(output).__name__}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minires.backend import Array, array_module, device_of, to_device
+from minires.backend import Array, device_of, is_array, to_device
 from minires.graph import no_grad
 from minires.tensor import Tensor
 
@@ -122,16 +122,20 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """The options of every group and the state of every parameter, laid out as PyTorch's; arrays are copied."""
+        state = {
+            place: {name: value.copy() if is_array(value) else value for name, value in kept.items()}
+            for place, kept in self.state.items()
+        }
+        return {"state": state, "param_groups": self.groups_by_place()}
+
+    def groups_by_place(self) -> list[dict[str, Any]]:
+        """The options of every group, with the places of its parameters instead of them."""
         groups, place = [], 0
         for group in self.param_groups:
             places = list(range(place, place + len(group["params"])))
             place += len(places)
             groups.append({**group, "params": places})
-        state = {
-            place: {name: value.copy() if is_array(value) else value for name, value in kept.items()}
-            for place, kept in self.state.items()
-        }
-        return {"state": state, "param_groups": groups}
+        return groups
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from a state_dict(). Everything is checked before anything is changed.
@@ -184,11 +188,3 @@ class Optimizer:
                 f"{self.name}.load_state_dict: {name} of shape {array.shape} belongs to no parameter of shape {p.shape}"
             )
         return to_device(array, device_of(p.array)).astype(p.dtype, copy=True)
-
-
-def is_array(value: Any) -> bool:
-    """Whether a value is a NumPy or CuPy array."""
-    try:
-        return array_module(value) is not None
-    except TypeError:
-        return False

@@ -11,6 +11,7 @@ import numpy as np
 from minires import functional as F
 from minires.graph import enable_grad
 from minires.nn import Conv2d, Linear, Module
+from minires.nn.modes import in_mode, statistics_kept
 from minires.plots.inputs import as_labels, finished, on_models_side
 from minires.tensor import Tensor
 
@@ -30,15 +31,12 @@ def gradient_norms(model: Module, images: Any, labels: Any) -> list[tuple[str, f
     """
     x = on_models_side(model, images)
     target = Tensor(as_labels(x, labels, "gradient_norms"), device=x.device)
-    modes = [(module, module.training) for module in model.modules()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    statistics = [(buffer, buffer.array.copy()) for buffer in model.buffers()]
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, (Conv2d, Linear))]
     try:
-        model.train()
         for parameter, _ in gradients:
             parameter.grad = None
-        with enable_grad():
+        with in_mode(model, True), statistics_kept(model), enable_grad():
             F.cross_entropy(model(x), target).backward()
         norms = []
         for name, layer in layers:
@@ -48,10 +46,6 @@ def gradient_norms(model: Module, images: Any, labels: Any) -> list[tuple[str, f
     finally:
         for parameter, grad in gradients:
             parameter.grad = grad
-        for buffer, values in statistics:
-            buffer.array[...] = values
-        for module, training in modes:
-            module.training = training
 
 
 def plot_gradient_norms(

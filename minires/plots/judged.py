@@ -12,6 +12,7 @@ from minires import functional as F
 from minires.data import ArrayDataset, DataLoader
 from minires.graph import no_grad
 from minires.nn import Module
+from minires.nn.modes import in_mode
 from minires.plots.inputs import finished, on_models_side, positive, show_image
 
 if TYPE_CHECKING:
@@ -91,22 +92,16 @@ def confident_mistakes(
     from tqdm.auto import tqdm
 
     positive("confident_mistakes", count=count)
-    modes = [(module, module.training) for module in model.modules()]
     found: list[Mistake] = []
     done = 0
-    model.eval()
-    try:
-        with no_grad():
-            for images, labels in tqdm(DataLoader(dataset, batch_size), desc="looking for mistakes", unit="batch"):
-                probabilities = F.softmax(model(on_models_side(model, images)), dim=1).cpu().numpy()
-                predictions, truths = probabilities.argmax(axis=1), labels.numpy()
-                for i in np.flatnonzero(predictions != truths):
-                    sure = float(probabilities[i, predictions[i]])
-                    found.append(Mistake(done + int(i), int(truths[i]), int(predictions[i]), sure))
-                done += len(truths)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with in_mode(model, False), no_grad():
+        for images, labels in tqdm(DataLoader(dataset, batch_size), desc="looking for mistakes", unit="batch"):
+            probabilities = F.softmax(model(on_models_side(model, images)), dim=1).cpu().numpy()
+            predictions, truths = probabilities.argmax(axis=1), labels.numpy()
+            for i in np.flatnonzero(predictions != truths):
+                sure = float(probabilities[i, predictions[i]])
+                found.append(Mistake(done + int(i), int(truths[i]), int(predictions[i]), sure))
+            done += len(truths)
     found.sort(key=surest_first)
     return found[:count], len(found)
 

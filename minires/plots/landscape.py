@@ -16,6 +16,7 @@ from minires import functional as F
 from minires.backend import to_device, to_numpy
 from minires.graph import no_grad
 from minires.nn import Module
+from minires.nn.modes import in_mode
 from minires.plots.inputs import as_labels, finished, on_models_side, positive
 from minires.tensor import Tensor
 
@@ -79,11 +80,9 @@ def loss_landscape(
     second = filter_normalised_direction(model, generator)
     steps = radius * np.arange(-(count // 2), count // 2 + 1) / (count // 2)
     losses = np.zeros((count, count))
-    modes = [(module, module.training) for module in model.modules()]
     weights = [(name, parameter, parameter.array) for name, parameter in model.named_parameters()]
-    model.eval()
     try:
-        with no_grad(), tqdm(total=count * count, desc="loss landscape", unit="point") as bar:
+        with in_mode(model, False), no_grad(), tqdm(total=count * count, desc="loss landscape", unit="point") as bar:
             for i in range(count):
                 for j in range(count):
                     for name, parameter, w in weights:
@@ -94,8 +93,6 @@ def loss_landscape(
     finally:
         for _, parameter, w in weights:
             parameter.array = w
-        for module, training in modes:
-            module.training = training
     return Landscape(steps, losses)
 
 
