@@ -5,6 +5,7 @@ import shutil
 import sys
 import tempfile
 
+import lessons
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -22,6 +23,7 @@ settings.load_profile("minires")
 
 NOTES = pytest.StashKey[list]()
 BEGUN = pytest.StashKey[dict]()
+BEGUN_LESSONS = pytest.StashKey[object]()
 
 
 def pytest_addoption(parser):
@@ -54,15 +56,20 @@ def pytest_collection_modifyitems(config, items):
 
 def is_last(item):
     """What runs beside the other tests, in processes of its own, is asked for at the end."""
-    return item.path.name == "test_cupy_on_cpu.py"
+    return item.path.name in ("test_cupy_on_cpu.py", "test_tutorials.py")
 
 
 def pytest_collection_finish(session):
     """Begin what runs beside the other tests."""
-    last = [item for item in session.items if is_last(item)]
-    if last and not session.config.option.collectonly:
-        folder = tempfile.mkdtemp(prefix="minires-tests-")
-        session.config.stash[BEGUN] = last[0].module.begin(folder)
+    if session.config.option.collectonly:
+        return
+    cupy = [item for item in session.items if item.path.name == "test_cupy_on_cpu.py"]
+    if cupy:
+        session.config.stash[BEGUN] = cupy[0].module.begin(tempfile.mkdtemp(prefix="minires-tests-"))
+    asked = [item for item in session.items if "begun_lessons" in getattr(item, "fixturenames", ())]
+    if asked:
+        chosen = dict.fromkeys(item.callspec.params["lesson"] for item in asked)
+        session.config.stash[BEGUN_LESSONS] = lessons.Runs(chosen, tempfile.mkdtemp(prefix="minires-lessons-"))
 
 
 def pytest_unconfigure(config):
@@ -71,12 +78,20 @@ def pytest_unconfigure(config):
         run.process.kill()  # nothing happens to one that has ended
         run.process.wait()
         shutil.rmtree(run.output.parent, ignore_errors=True)
+    if BEGUN_LESSONS in config.stash:
+        config.stash[BEGUN_LESSONS].end()
 
 
 @pytest.fixture(scope="session")
 def begun(request):
     """What was begun."""
     return request.config.stash[BEGUN]
+
+
+@pytest.fixture(scope="session")
+def begun_lessons(request):
+    """The lessons under way."""
+    return request.config.stash[BEGUN_LESSONS]
 
 
 @pytest.fixture

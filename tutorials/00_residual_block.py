@@ -12,12 +12,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import minires
 import minires.functional as F
 from minires import Tensor, nn
 from minires.data import DataLoader, digits
 from minires.optim import SGD, CosineAnnealingLR
+
+threadpool_limits(1)  # these matrix products are too small for more threads
 
 figures = Path(__file__).parent / "figures" if "__file__" in globals() else Path("figures")
 figures.mkdir(exist_ok=True)
@@ -56,7 +59,7 @@ print(Block(8, skip=True, generator=np.random.default_rng(0)))
 # `backward()` says. The output is a whole array, so weigh it with an upstream gradient dy and look at the sum of dy *
 # y.
 #
-# dy must be random. Question before you scroll on: what would a dy of ones find out about a batch norm?
+# dy must be random. **Question before you scroll on:** what would a dy of ones find out about a batch norm?
 
 # %%
 rng = np.random.default_rng(1)
@@ -145,6 +148,7 @@ def training_error(network):
     return wrong.float().mean().item()
 
 
+print(f"{2 * BLOCKS + 2} layers, {CHANNELS} channels, {EPOCHS} epochs")
 residual, residual_losses = train(skip=True)
 plain, plain_losses = train(skip=False)
 errors = {"residual": training_error(residual), "plain": training_error(plain)}
