@@ -103,6 +103,7 @@ examples:
   minires bench --threads 2 --json > bench.json
   minires bench --only conv
   minires bench --only ResNet-20
+  minires bench --mpi
 """
 
 
@@ -161,6 +162,12 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=int, default=1, help="of either side (default: 1)")
     bench.add_argument("--only", metavar="TEXT", default="", help="only the rows whose names contain this text")
     bench.add_argument("--json", action="store_true", help="print JSON")
+    bench.add_argument(
+        "--mpi", action="store_true", help="time data-parallel training on this machine's processors instead"
+    )
+    bench.add_argument(
+        "--picture", metavar="FILE", default="scaling.png", help="with --mpi: where to draw (default: scaling.png)"
+    )
     exercise_command.add_options(command("exercise", exercise_command.DESCRIPTION, exercise_command.EXAMPLES))
     return parser
 
@@ -344,10 +351,26 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     """Run ``minires bench``; returns the exit status."""
+    if arguments.mpi:
+        return bench_mpi(arguments)
     from minires.bench.run import run
 
     report = run(arguments.threads, arguments.only)
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else report)
+    return 0
+
+
+def bench_mpi(arguments: argparse.Namespace) -> int:
+    """Run ``minires bench --mpi``; returns the exit status."""
+    from minires.bench import mpi, scaling_picture
+
+    if arguments.threads != 1 or arguments.only:
+        raise ValueError("--mpi gives every worker one thread and has rows of its own: leave out --threads and --only")
+    check_picture(arguments.picture)
+    report = mpi.run()
+    print(json.dumps(report.to_dict(), indent=2) if arguments.json else report, flush=True)
+    scaling_picture.draw(report, arguments.picture)
+    print(f"curves in {arguments.picture}", file=sys.stderr if arguments.json else sys.stdout)
     return 0
 
 

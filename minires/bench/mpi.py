@@ -1,0 +1,258 @@
+"""How training scales over the processors of this machine, and what that says about other networks.
+
+``python -m minires.bench.mpi`` under mpiexec is one worker: it makes training steps beside the others, or sends messages
+to and fro. ``run`` starts such jobs and puts what they print together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minires import functional as F
+from minires import parallel
+from minires.bench.networks import LR, MOMENTUM, NETWORKS, WEIGHT_DECAY, Network, make_batch, make_model
+from minires.bench.report import columns
+from minires.bench.scaling import ASSUMPTIONS, GOYAL, Link, Work, efficiency, ring_seconds, table
+from minires.bench.scaling import NETWORKS as LINKS
+from minires.bench.threads import processors
+from minires.optim import SGD
+from minires.tensor import Tensor
+
+SCALED = NETWORKS[0]  # ResNet-20, 64 images a worker
+LARGE = Network("ResNet-50 training step, batch 4", "resnet50", 4, (3, 224, 224), training=True)
+SIZES = [8 * 4**k for k in range(12)]  # bytes of the messages to and fro: 8 to 33 million
+ROUNDS = 3  # of all numbers of workers in turn, as a busy moment hits them alike
+SECONDS = 600  # until a job that hangs is ended
+
+
+class Scaled(NamedTuple):
+    """A number of workers on this machine: medians over the steps of all rounds."""
+
+    workers: int
+    step: float  # seconds, of the slowest worker
+    communication: float  # seconds of that in communication, on average over the workers
+
+
+class ScalingReport(NamedTuple):
+    """What was measured here, and what it is put into the model with."""
+
+    scaled: list[Scaled]
+    link: Link  # between two processes of this machine
+    works: list[Work]  # on one processor of this machine
+
+    def predicted(self, workers: int) -> float:
+        """What the model says of this machine's own link: seconds a step."""
+        return self.works[0].compute + ring_seconds(self.works[0].gradient, workers, self.link)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs: seconds, bytes and shares."""
+        first = self.scaled[0].step
+        return {
+            "scaling": [
+                {
+                    **one._asdict(),
+                    "efficiency": first / one.step,
+                    "communication_share": one.communication / one.step,
+                    "model": self.predicted(one.workers),
+                }
+                for one in self.scaled
+            ],
+            "link": self.link._asdict(),
+            "works": [work._asdict() for work in self.works],
+            "published": {**GOYAL._asdict(), "link": GOYAL.link._asdict(), "work": GOYAL.work._asdict()},
+            "published_efficiency_by_the_model": efficiency(GOYAL.work, GOYAL.machines, GOYAL.link),
+        }
+
+    def __str__(self) -> str:
+        lines = [["workers", "ms a step", "efficiency", "in communication", "by the model, ms"]]
+        for one in self.to_dict()["scaling"]:
+            lines.append(
+                [
+                    str(one["workers"]),
+                    f"{1e3 * one['step']:.0f}",
+                    f"{one['efficiency']:.0%}",
+                    f"{one['communication_share']:.1%}",
+                    f"{1e3 * one['model']:.0f}",
+                ]
+            )
+        link = self.link
+        parts = [
+            f"{SCALED.name}, by each of the workers, with one thread each, on this machine\n" + columns(lines, ()),
+            "efficiency: the step of one worker over the step of many, who do as much each. In communication: waiting for\n"
+            "slower workers included. What the model does not know: processors share caches, memory and clock.",
+            f"ping-pong between two processes here: {1e6 * link.latency:.1f} us a message, "
+            f"{link.bandwidth / 1e9:.2f} GB/s ({8 * link.bandwidth / 1e9:.0f} Gbit/s)",
+            "THE MODEL, workers like one processor of this machine, on other networks\n" + ASSUMPTIONS,
+            *[table(work, LINKS) for work in self.works],
+            f"THE MODEL AND A PUBLISHED RUN ({GOYAL.source}): ResNet-50 on ImageNet, {GOYAL.machines} machines of 8 GPUs, "
+            f"{GOYAL.link.name}\none machine's step of 256 images, from what was published: {GOYAL.work.compute:.3f} s; "
+            f"efficiency published about {GOYAL.efficiency:.0%},\nby the model "
+            f"{efficiency(GOYAL.work, GOYAL.machines, GOYAL.link):.0%} (theirs began to send during the backward)",
+            table(GOYAL.work, LINKS),
+        ]
+        return "\n\n".join(parts)
+
+
+# ---- What a worker does ----------------------------------------------------------------------------------------------
+
+
+def time_steps(network: Network, seconds: float, least: int) -> dict[str, list[float]]:
+    """Training steps of all workers side by side: as many as fit into these seconds, and at least so many.
+
+    Returns: for each step its seconds from a common start until the slowest worker was done, and those in
+        communication, of all workers on average. A first step warms up and is not counted.
+    """
+    from mpi4py import MPI
+
+    batch = make_batch(network)
+    images, labels = Tensor(batch.images), Tensor(batch.labels)
+    model = make_model(network)
+    optimizer = SGD(model.parameters(), LR, MOMENTUM, weight_decay=WEIGHT_DECAY)
+
+    def step() -> tuple[float, float]:
+        MPI.COMM_WORLD.Barrier()
+        begin, before = time.perf_counter(), parallel.seconds()
+        optimizer.zero_grad()
+        parallel.backward(F.cross_entropy(model(images), labels), model.parameters())
+        optimizer.step()
+        took, waited = time.perf_counter() - begin, parallel.seconds() - before
+        return MPI.COMM_WORLD.allreduce(took, MPI.MAX), MPI.COMM_WORLD.allreduce(waited) / parallel.size()
+
+    first, _ = step()
+    found = [step() for _ in range(max(least, int(seconds / first)))]
+    return {"step": [took for took, _ in found], "communication": [waited for _, waited in found]}
+
+
+def ping_pong() -> list[tuple[int, float]]:
+    """Bytes of a message, and the seconds that it takes one way between two workers: half of the way to and fro."""
+    from mpi4py import MPI
+
+    world, found = MPI.COMM_WORLD, []
+    for size in SIZES:
+        sent, received = np.zeros(size, np.uint8), np.empty(size, np.uint8)
+        times = []
+        for _ in range(100 if size < 100_000 else 10):
+            world.Barrier()
+            begin = time.perf_counter()
+            if world.rank == 0:
+                world.Send(sent, 1)
+                world.Recv(received, 1)
+            else:
+                world.Recv(received, 0)
+                world.Send(sent, 0)
+            times.append((time.perf_counter() - begin) / 2)
+        found.append((size, statistics.median(times)))
+    return found
+
+
+def link_from(found: list[tuple[int, float]]) -> Link:
+    """Latency: the time of the shortest message. Bandwidth: of the longest."""
+    size, seconds = found[-1]
+    latency = found[0][1]
+    return Link("this machine", latency, size / max(seconds - latency, 1e-9))
+
+
+def main(what: str) -> None:
+    """One worker of a job; rank 0 prints."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        if what == "ping-pong":
+            result: Any = ping_pong()
+        elif what == "large":
+            result = time_steps(LARGE, 0.0, 2)
+        else:
+            result = time_steps(SCALED, 3.0, 5)
+    if parallel.rank() == 0:
+        print(json.dumps(result))
+
+
+# ---- What starts the workers -----------------------------------------------------------------------------------------
+
+
+def find_mpiexec() -> str:
+    """The program that starts workers. Errors: RuntimeError where there is none, or mpi4py is missing."""
+    beside = Path(sys.executable).parent / "mpiexec"  # as the wheel of mpich puts it
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    try:
+        import mpi4py  # noqa: F401
+    except ImportError:
+        found = None
+    if found is None:
+        raise RuntimeError('--mpi needs mpi4py and mpiexec: pip install "minires[mpi]"')
+    return found
+
+
+def job(workers: int, what: str) -> Any:
+    """What a job of so many workers measured. Errors: RuntimeError where it fails, with the last line it printed."""
+    command = [find_mpiexec(), "-n", str(workers), sys.executable, "-m", "minires.bench.mpi", what]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"mpiexec -n {workers} ({what}) did not end within {SECONDS} s") from error
+    if found.returncode != 0:
+        last = (found.stderr.strip().splitlines() or [f"exit status {found.returncode}"])[-1]
+        raise RuntimeError(f"mpiexec -n {workers} ({what}) failed: {last}")
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def workers_here() -> list[int]:
+    """1, 2, 4 ... up to the number of processors, and that."""
+    count = processors()
+    powers = [2**k for k in range(count.bit_length()) if 2**k < count]
+    return [*powers, count] if count > 1 else [1]
+
+
+def run() -> ScalingReport:
+    """Measure this machine, with a progress bar: half a minute for two processors, and some steps of ResNet-50.
+
+    Errors: RuntimeError where mpi4py or mpiexec is missing, or a job fails; ValueError where this is a worker already.
+    """
+    from tqdm.auto import tqdm
+
+    if parallel.size() > 1:
+        raise ValueError("--mpi starts workers itself: leave mpiexec out")
+    find_mpiexec()
+    counts = workers_here()
+    steps: dict[int, list[float]] = {count: [] for count in counts}
+    waits: dict[int, list[float]] = {count: [] for count in counts}
+    with tqdm(total=ROUNDS * len(counts) + 2, unit="job", disable=None) as bar:  # None: only on a terminal
+        bar.set_description("ping-pong")
+        link = link_from([tuple(pair) for pair in job(2, "ping-pong")])
+        bar.update()
+        for _ in range(ROUNDS):
+            for count in counts:
+                bar.set_description(f"{count} workers")
+                found = job(count, "steps")
+                steps[count] += found["step"]
+                waits[count] += found["communication"]
+                bar.update()
+        bar.set_description(LARGE.name)
+        large = statistics.median(job(1, "large")["step"])
+        bar.update()
+    scaled = [Scaled(count, statistics.median(steps[count]), statistics.median(waits[count])) for count in counts]
+    works = [
+        Work("ResNet-20, 64 images a worker", scaled[0].step, gradient_bytes(SCALED)),
+        Work("ResNet-50, 4 images a worker", large, gradient_bytes(LARGE)),
+    ]
+    return ScalingReport(scaled, link, works)
+
+
+def gradient_bytes(network: Network) -> int:
+    """The size of a network's gradient."""
+    return sum(p.array.nbytes for p in make_model(network).parameters())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
