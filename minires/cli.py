@@ -9,6 +9,7 @@ import sys
 from dataclasses import fields
 
 import minires
+from minires import launch
 from minires.exercises import command as exercise_command
 
 HELP = """\
@@ -48,6 +49,7 @@ examples:
   minires train --recipe cifar-paper --model resnet56
   minires train --data ./photos --model resnet18 --epochs 30
   minires train --resume runs/mine
+  mpiexec -n 4 minires train --sync-batch-norm
 """
 
 COMPARE = """\
@@ -375,10 +377,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return COMMANDS[arguments.command](arguments)
+        with launch.quiet():
+            return COMMANDS[arguments.command](arguments)
     except (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
-        print(f"minires {arguments.command}: {in_words(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return launch.end_with(f"minires {arguments.command}: {in_words(error)}", error, 2)
+    except KeyboardInterrupt as error:
+        return launch.end_with("interrupted", error, 130)

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ import minires
 from minires import cuda
 from minires.backend import Array, array_module, to_numpy
 
-#: Where launchers leave the number of processes and the number of this one: MPICH and its kin, Open MPI, MVAPICH, Slurm.
+#: Where launchers leave the number of processes and that of this one: MPICH and its kin, Open MPI, MVAPICH, Slurm.
 LAUNCHERS = [
     ("PMI_SIZE", "PMI_RANK"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -37,6 +37,16 @@ def launched() -> tuple[int, int]:
         if os.environ.get(size, "").isdecimal() and os.environ.get(rank, "").isdecimal():
             return int(os.environ[rank]), int(os.environ[size])
     return 0, 1
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What every worker would print, the first prints alone."""
+    if launched()[0] == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 @functools.cache
@@ -113,6 +123,14 @@ def choose_gpu() -> None:
     cupy.cuda.Device(node()[0] % cupy.cuda.runtime.getDeviceCount()).use()
 
 
+def cores() -> int | None:
+    """How many of this machine's cores are for this worker; None where it is the only one."""
+    if communicator() is None:
+        return None
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(usable, (os.cpu_count() or 1) // node()[1]))
+
+
 # ---- Time -----------------------------------------------------------------------------------------------------------
 
 spent = [0.0]  # seconds
@@ -137,9 +155,9 @@ separate = [False]  # whether inside alone()
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def alone(really: bool = True) -> Iterator[None]:
     """Inside, this worker computes as if there were no others: synchronised batch norm does not ask them."""
-    before, separate[0] = separate[0], True
+    before, separate[0] = separate[0], really or separate[0]
     try:
         yield
     finally:
@@ -168,6 +186,12 @@ def first_of(comm: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     if failed is not None:
         raise failed if error is None else error
     return result if comm.rank == 0 else others
+
+
+def gathered(value: Any) -> list[Any]:
+    """What each worker gave, on all of them."""
+    comm = communicator()
+    return [value] if comm is None else comm.allgather(value)
 
 
 def check_same(facts: Mapping[str, Any], comm: Any = None) -> None:
@@ -205,7 +229,7 @@ def together() -> bool:
 
 
 def end_all(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """sys.excepthook of a worker: say what happened and where, and end every worker: none waits for one that is gone."""
+    """sys.excepthook of a worker: say what happened and where, and end all: none waits for one that is gone."""
     comm = ending()
     alike = together()
     if not alike or comm.rank == 0:

@@ -1,8 +1,8 @@
 """Data-parallel training over MPI: every worker has the whole model, and a part of each batch.
 
-All begin with the same weights (``broadcast``). Each goes forward and backward through its part, the gradients are summed
-over the workers (``backward``), and all make the same step: so the weights stay the same without being sent again.
-``mpiexec -n 4 python train.py`` starts four workers; without it there is one, and nothing here changes anything.
+All begin with the same weights (``broadcast``). Each goes forward and backward through its part, the gradients are
+averaged over the workers (``backward``), and all make the same step: so the weights stay the same without being sent
+again. ``mpiexec -n 4 python train.py`` starts four workers; without it there is one, and nothing here does anything.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ def backward(loss: Tensor, parameters: Iterable[Tensor], share: float | None = N
     Errors: as Tensor.backward.
     Source: Li et al. 2020, PyTorch Distributed: buckets in reverse order, sent while backward goes on.
     """
-    share = 1 / size() if share is None else share
-    dy = wrap(array_module(loss.array).full_like(loss.array, share))  # weighed here: only sums are left to do
-    if size() == 1 or loss.node is None:
-        loss.backward(dy)
+    if size() == 1:
+        loss.backward()
         return
+    # Weighed at the start, so that only sums are left to do: synchronised batch norm needs it so.
+    dy = wrap(array_module(loss.array).full_like(loss.array, 1 / size() if share is None else share))
     learned = [p for p in parameters if p.requires_grad]
     before = [p.grad for p in learned]
     sums = GradientSums(loss.node, learned)
@@ -80,8 +80,9 @@ def backward(loss: Tensor, parameters: Iterable[Tensor], share: float | None = N
         mode.watchers = mode.watchers[:-1]
     sums.wait()
     for p, old in zip(learned, before, strict=True):
-        grad = sums.gradient(p)
-        p.grad = old if grad is None else wrap(grad if old is None else old.array + grad)
+        bucket, i = sums.place[id(p)]
+        if bucket.came[i]:
+            p.grad = wrap(bucket.gradients[i] if old is None else old.array + bucket.gradients[i])
 
 
 class Bucket:
@@ -89,10 +90,10 @@ class Bucket:
 
     def __init__(self, parameters: list[Tensor]):
         xp, dtype = array_module(parameters[0].array), parameters[0].dtype
-        *starts, end = np.cumsum([0] + [p.array.size for p in parameters]).tolist()
-        self.flat = xp.zeros(end + len(parameters), dtype)
-        self.gradients = [self.flat[i : i + p.array.size].reshape(p.shape) for i, p in zip(starts, parameters)]
-        self.came = self.flat[end:]
+        ends = np.cumsum([p.array.size for p in parameters]).tolist()
+        self.flat = xp.zeros(ends[-1] + len(parameters), dtype)
+        *parts, self.came = xp.split(self.flat, ends)
+        self.gradients = [part.reshape(p.shape) for part, p in zip(parts, parameters, strict=True)]
         self.uses = 0  # of its parameters by operations whose backward is still to come
 
 
@@ -106,7 +107,8 @@ class GradientSums(Watcher):
                 groups.append([])
             groups[-1].append(p)
         self.buckets = [Bucket(group) for group in groups]
-        self.place = {id(p): (b, i) for b, group in zip(self.buckets, groups) for i, p in enumerate(group)}
+        pairs = zip(self.buckets, groups, strict=True)
+        self.place = {id(p): (bucket, i) for bucket, group in pairs for i, p in enumerate(group)}
         self.sent: list[Array] = []
         self.requests: list[Any] = []
         for node in topological_order(last):
@@ -116,7 +118,8 @@ class GradientSums(Watcher):
 
     def after_backward(self, node: Node, grads: Any) -> None:
         """Take a copy of what is for the parameters."""
-        for parent, grad in zip(node.parents, grads if isinstance(grads, tuple) else (grads,)):
+        grads = grads if isinstance(grads, tuple) else (grads,)
+        for parent, grad in zip(node.parents, grads, strict=False):
             if id(parent) in self.place:
                 bucket, i = self.place[id(parent)]
                 bucket.gradients[i] += grad
@@ -140,12 +143,7 @@ class GradientSums(Watcher):
         with clock():
             for request in self.requests:
                 request.Wait()
-        for bucket, sent in zip(self.buckets, self.sent):
+        for bucket, sent in zip(self.buckets, self.sent, strict=True):
             if sent is not bucket.flat:
                 bucket.flat[...] = array_module(bucket.flat).asarray(sent)
             bucket.came = to_numpy(bucket.came)
-
-    def gradient(self, p: Tensor) -> Array | None:
-        """The sum for a parameter; None where no worker has a gradient of it."""
-        bucket, i = self.place[id(p)]
-        return bucket.gradients[i] if bucket.came[i] else None

@@ -38,8 +38,8 @@ class DataLoader:
         fewer than two images a worker is not cut: all get the whole of it. With a transform, only this worker's images
         are read, and black ones stand for the others while it makes its choices: it must treat each image by itself.
     Yields: (images (n, C, H, W), labels (n,)).
-    Errors: ValueError for a batch size below 1, or larger than the dataset with drop_last, or a rank out of range. What a worker raises is
-        raised where the batch is asked for.
+    Errors: ValueError for a batch size below 1, or larger than the dataset with drop_last, or a rank out of range. What
+        a worker raises is raised where the batch is asked for.
     Source: torch.utils.data.DataLoader and DistributedSampler.
     """
 
