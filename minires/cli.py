@@ -9,6 +9,7 @@ import sys
 from dataclasses import fields
 
 import minires
+from minires import launch
 from minires.exercises import command as exercise_command
 
 HELP = """\
@@ -48,6 +49,7 @@ examples:
   minires train --recipe cifar-paper --model resnet56
   minires train --data ./photos --model resnet18 --epochs 30
   minires train --resume runs/mine
+  mpiexec -n 4 minires train --sync-batch-norm
 """
 
 COMPARE = """\
@@ -182,10 +184,11 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         "data": f"the data set: {', '.join(minires.data.DATASETS)}, or a folder",
         "epochs": "how often to go through the training images",
         "steps": "the length of the run in batches, in place of --epochs",
-        "batch_size": "images a step",
+        "batch_size": "images a step, over all workers",
         "optimizer": ", ".join(recipes.OPTIMIZERS),
         "lr": "the learning rate: the highest of its schedule",
         "momentum": "of SGD",
+        "nesterov": "Nesterov's variant of SGD",
         "weight_decay": "of the optimizer",
         "schedule": ", ".join(recipes.SCHEDULES),
         "milestones": "where multi-step multiplies the rate by --gamma, such as 30,60: epochs, or steps with --steps",
@@ -195,6 +198,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         "label_smoothing": "the share of each label that is spread over all classes",
         "clip_norm": "the longest that all gradients together may be; 0 for any length",
         "ema": "judge and keep a moving average of the weights with this decay, such as 0.999; 0 for none",
+        "sync_batch_norm": "over several workers (mpiexec), take batch norm's statistics from the whole batch",
         "seed": "of the initial weights and the shuffling: the same seed gives the same result",
         "device": "cpu or cuda",
         "threads": "of the matrix products; 0 means one for small images (other work then slows it little)",
@@ -204,8 +208,8 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     usual = recipes.TrainOptions()
     for field in fields(recipes.TrainOptions):
         option = f"--{field.name.replace('_', '-')}"
-        if field.name == "nesterov":
-            parser.add_argument(option, action="store_true", default=None, help="Nesterov's variant of SGD")
+        if isinstance(field.default, bool):
+            parser.add_argument(option, action="store_true", default=None, help=explained[field.name])
             continue
         value = recipes.shown(getattr(usual, field.name))
         default = "" if field.name == "recipe" else f" (recipe digits: {value})"
@@ -396,10 +400,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return COMMANDS[arguments.command](arguments)
+        with launch.quiet():
+            return COMMANDS[arguments.command](arguments)
     except (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
-        print(f"minires {arguments.command}: {in_words(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return launch.end_with(f"minires {arguments.command}: {in_words(error)}", error, 2)
+    except KeyboardInterrupt as error:
+        return launch.end_with("interrupted", error, 130)

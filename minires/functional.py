@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,14 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    total: Callable[[Array], Array] | None = None,
 ) -> Tensor:
     """Batch normalisation: by the batch's statistics in training, by the running ones in evaluation.
 
     In training the running statistics, where given, move: running += momentum * (batch - running), with the unbiased
     variance.
     Shapes: input (N, C, H, W) or (N, C), all others (C,) or None -> as input.
+    Args: total, which sums an array over several workers: the batch's statistics are then those of all their batches.
     Errors: ValueError for one value a channel in training, for evaluation without statistics, for wrong shapes.
     Source: torch.nn.functional.batch_norm.
     """
@@ -59,7 +62,10 @@ def batch_norm(
         if mode.watchers:
             announce_batch_norm(named, training, momentum, eps)
         gamma, beta = None if weight is None else weight.array, None if bias is None else bias.array
-        if training:
+        if training and total is not None:
+            backward = kernels.sync_batch_norm_backward
+            y, cache = kernels.sync_batch_norm_forward(input.array, gamma, beta, eps=eps, total=total)
+        elif training:
             backward = kernels.batch_norm_backward
             y, cache = kernels.batch_norm_forward(input.array, gamma, beta, eps=eps)
         else:
@@ -71,7 +77,7 @@ def batch_norm(
         raise explained(error, "batch_norm", given.values())  # noqa: B904  # itself, with a note
     check_batch_norm(named, training, momentum)
     if training:
-        M = cache.x_hat.shape[1]
+        M = cache.x_hat.shape[1] if total is None else cache.count
         if running_mean is not None:
             one_launch(move_towards, cache.mean)(running_mean.array, cache.mean, momentum, 1.0)
         if running_var is not None:

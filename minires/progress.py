@@ -71,14 +71,17 @@ def duration(seconds: float) -> str:
 class ProgressBar:
     """A tqdm bar over the steps of a run, with loss, accuracy, and the forecast in place of tqdm's own."""
 
-    def __init__(self, done: int, total: int, forecast: Forecast):
+    def __init__(self, done: int, total: int, forecast: Forecast, shown: bool = True):
         from tqdm.auto import tqdm
+
+        self.visible = shown
 
         self.forecast = forecast
         self.bar = tqdm(
             total=total,
             initial=done,
             unit="batch",
+            disable=not shown,
             desc="training",
             bar_format="{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
@@ -98,7 +101,8 @@ class ProgressBar:
 
     def write(self, line: str) -> None:
         """Print a line above the bar."""
-        self.bar.write(line)
+        if self.visible:
+            self.bar.write(line)
 
     def __enter__(self) -> ProgressBar:
         return self
@@ -113,7 +117,8 @@ class Interruption:
     Only the main thread is ever interrupted, and a handler of the caller's own is left alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shown: bool = True) -> None:
+        self.shown = shown
         self.wanted = False
         self.active = False
 
@@ -122,7 +127,8 @@ class Interruption:
         if self.wanted:
             raise KeyboardInterrupt
         self.wanted = True
-        os.write(2, b"\nstopping after this step (Ctrl-C again stops at once)\n")  # print() may be in the middle of one
+        if self.shown:
+            os.write(2, b"\nstopping after this step (Ctrl-C again stops at once)\n")  # print() may be at work
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():

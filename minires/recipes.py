@@ -50,6 +50,7 @@ class TrainOptions:
     label_smoothing: float = 0.0
     clip_norm: float = 0.0
     ema: float = 0.0
+    sync_batch_norm: bool = False  # over all workers, where there are several
     seed: int = 0
     device: str = "cpu"
     threads: int = 0  # of the matrix products; 0 means one for small images, and the BLAS's own choice otherwise

@@ -20,6 +20,7 @@ import numpy as np
 
 from minires.checkpoint import read_safetensors, to_safetensors, write_whole
 from minires.errors import CheckpointError
+from minires.launch import first
 from minires.recipes import TrainOptions, check_options, interval
 from minires.training import Training
 
@@ -161,7 +162,7 @@ class Checkpoints:
         """
         self.time = time.monotonic()
         if self.start is None:
-            self.write(training)
+            first(self.write, training)
             return
         try:
             training.load_state_dict(*self.start)

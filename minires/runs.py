@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import minires
+from minires import parallel
 from minires.backend import check_device
 from minires.checkpoint import save, write_whole
 from minires.data import DATASETS, DataSplit, load_data
 from minires.divergence import Divergence
 from minires.errors import CheckpointError
+from minires.launch import choose_gpu, cores, first
 from minires.models import create_model
 from minires.nn import Module
 from minires.plots import plot_curves
@@ -29,6 +31,7 @@ from minires.progress import Shielded
 from minires.recipes import TrainOptions, check_options, describe
 from minires.run_checkpoint import CURRENT, PREVIOUS, Checkpoint, Checkpoints, find_checkpoint, options_from
 from minires.training import Epoch, Score, Stopped, Training, fit
+from minires.workers import check_workers
 
 CONFIG, METRICS, CURVES, WEIGHTS = "config.json", "metrics.csv", "curves.png", "last.safetensors"
 
@@ -46,17 +49,19 @@ def run(options: TrainOptions, out: str | None = None) -> RunResult:
     """Train as the options say and leave config.json, metrics.csv, curves.png and last.safetensors in a folder.
 
     What is reported and kept is the model after the last epoch: the test images choose nothing. Ctrl-C ends the
-    training early, and leaves a checkpoint to go on from; so does anything else that ends it.
+    training early, and leaves a checkpoint to go on from; so does anything else that ends it. Of several workers
+    (mpiexec; parallel.py) the first alone touches the folder.
     Errors: ValueError for unknown names or options out of range; OSError for a folder that cannot be written, or a full
         disk; RuntimeError for a device that is not there; FloatingPointError where the training diverges.
     """
     check_options(options)
-    options = replace(options, device=check_device(options.device))
+    options = replace(options, device=device(options))
     if options.data not in DATASETS and os.path.isdir(options.data):
         options.data = os.path.abspath(options.data)  # a run may go on from another place
-    split = load_data(options.data)
+    split = load(options)
     model = make_model(options, split)
-    folder = new_folder(out, options)
+    check_workers(options, model, split.train, split.test)
+    folder = first(new_folder, out, options)
     print(describe(options), flush=True)
     with alone(folder):
         return train(options, split, model, folder, None)
@@ -69,14 +74,21 @@ def resume(out: str, checkpoint_every: str | None = None) -> RunResult:
         checkpoint of it can be read; and those of ``run``.
     """
     folder = Path(out)
-    if not is_run(folder):
+    if not first(is_run, folder):
         raise FileNotFoundError(2, f"no run is there to go on with (it has no {CONFIG})", str(folder))
     with alone(folder):
-        return go_on(folder, checkpoint_every)
+        options, checkpoint = first(where_it_stands, folder)
+        if checkpoint_every is not None:
+            options.checkpoint_every = checkpoint_every
+            check_options(options)
+        options.device = device(options)
+        split = load(options)
+        first(take_up, folder, options, checkpoint is not None)
+        return train(options, split, make_model(options, split), folder, checkpoint)
 
 
-def go_on(folder: Path, checkpoint_every: str | None) -> RunResult:
-    """resume, once the folder is known to be a run that nobody else is at."""
+def where_it_stands(folder: Path) -> tuple[TrainOptions, Checkpoint | None]:
+    """A run's options and its newest good checkpoint. What there is to say about them is printed."""
     checkpoint, said = find_checkpoint(folder)
     for line in said:
         print(line)
@@ -95,19 +107,18 @@ def go_on(folder: Path, checkpoint_every: str | None) -> RunResult:
     before, now = config.get("versions", versions()), versions()
     if before != now:
         print(f"it was begun with {before}, and this is {now}: the last bits may differ")
-    if checkpoint_every is not None:
-        options.checkpoint_every = checkpoint_every
-        check_options(options)
-    options.device = check_device(options.device)
-    split = load_data(options.data)
+    return options, checkpoint
+
+
+def take_up(folder: Path, options: TrainOptions, kept: bool) -> None:
+    """Make a run's folder ready to go on in. Errors: OSError where it cannot be written."""
     try:
         for part in folder.glob("*.part"):
             part.unlink()  # what was being written when the run was stopped
         write_config(folder, options)
     except OSError as error:
-        kept = "" if checkpoint is None else f"; its checkpoint is still there: {folder / CURRENT}"
-        raise OSError(f"cannot write into {folder}: {error.strerror}{kept}") from error
-    return train(options, split, make_model(options, split), folder, checkpoint)
+        there = f"; its checkpoint is still there: {folder / CURRENT}" if kept else ""
+        raise OSError(f"cannot write into {folder}: {error.strerror}{there}") from error
 
 
 def is_run(folder: Path) -> bool:
@@ -121,22 +132,29 @@ def alone(folder: Path) -> Iterator[None]:
 
     Errors: ValueError where another process is. Where the system has no such lock (Windows), nothing is checked.
     """
+    locked = first(lock, folder)
+    try:
+        yield
+    finally:
+        if locked is not None and parallel.rank() == 0:
+            os.close(locked)
+
+
+def lock(folder: Path) -> int | None:
+    """The folder opened and locked; None where the system has no such lock. Errors: as alone."""
     try:
         import fcntl
     except ImportError:
-        yield
-        return
-    lock = os.open(folder, os.O_RDONLY)
+        return None
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{folder}: another process is training this run") from error
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(lock)
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(opened)
+        raise ValueError(f"{folder}: another process is training this run") from error
+    except OSError:
+        pass  # a file system without locks
+    return opened
 
 
 def as_json(values: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +180,21 @@ def versions() -> dict[str, str]:
     return {"minires": minires.__version__, "numpy": np.__version__, "python": platform.python_version()}
 
 
+def device(options: TrainOptions) -> str:
+    """The device of the options, checked; each worker of a machine takes another GPU."""
+    found = check_device(options.device)
+    if found == "cuda" and parallel.size() > 1:
+        choose_gpu()
+    return found
+
+
+def load(options: TrainOptions) -> DataSplit:
+    """The data of the options. Of several workers the first fetches what must be fetched, while the others wait."""
+    loaded: list[DataSplit] = []
+    first(lambda: loaded.append(load_data(options.data)))
+    return loaded[0] if loaded else load_data(options.data)
+
+
 def is_small(split: DataSplit) -> bool:
     """Whether the images are small: the ImageNet stem would leave one pixel of an 8x8 digit."""
     return split.train.images.shape[-1] < 64
@@ -185,7 +218,7 @@ def train(options: TrainOptions, split: DataSplit, model: Module, folder: Path, 
 
     checkpoints = Checkpoints(folder, options.checkpoint_every, start)
     again = f"go on with: minires train --resume {shlex.quote(str(folder))}"
-    threads = options.threads or (1 if is_small(split) else None)
+    threads = options.threads or (1 if is_small(split) else cores())
     kept = Kept(folder, checkpoints)
     interrupted = False
     # An overflow is said once, in words, by Divergence; NumPy's warnings would only come before it.
@@ -199,12 +232,11 @@ def train(options: TrainOptions, split: DataSplit, model: Module, folder: Path, 
             with Shielded():
                 if interrupted:
                     print(f"\ninterrupted: saving what is there in {folder} ...", flush=True)
-                save(folder / WEIGHTS, training.judged.state_dict())
-                finish(folder, options, training, interrupted)
+                first(finish, folder, options, training, interrupted)
                 if interrupted:
                     print(again)
                 else:
-                    checkpoints.remove()
+                    first(checkpoints.remove)
         except Divergence as error:
             raise Divergence(f"{error}\n{checkpoints.last_good()}; metrics up to here are in {folder}") from error
         except OSError as error:
@@ -229,7 +261,7 @@ class Kept:
         """Bring the training to where it is to begin, and metrics.csv to the same epoch."""
         self.training = training
         self.checkpoints.begin(training)
-        write_metrics(self.folder, training.history)
+        first(write_metrics, self.folder, training.history)
 
     def epoch(self, line: Epoch) -> None:
         """An epoch was finished."""
@@ -237,7 +269,8 @@ class Kept:
 
 
 def finish(folder: Path, options: TrainOptions, training: Training, interrupted: bool) -> None:
-    """Draw the curves and write what came of the run into config.json."""
+    """Write the weights, draw the curves, and write what came of the run into config.json."""
+    save(folder / WEIGHTS, training.judged.state_dict())
     plot_curves(training.history, folder / CURVES, title=f"{options.model} on {os.path.basename(options.data)}")
     result: dict[str, Any] = {"epochs": len(training.history), "interrupted": interrupted}
     score = training.score

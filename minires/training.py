@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -13,12 +12,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from minires import functional as F
-from minires import random
-from minires.backend import Array, all_finite, array_module, to_numpy
+from minires import parallel, random
+from minires.backend import Array, all_finite, to_numpy
 from minires.data import ArrayDataset, DataLoader
+from minires.data.dataset import fingerprint
 from minires.divergence import BAD_IMAGES, Divergence, explain, first_bad_layer
+from minires.evaluation import Score, Totals, evaluate, right_answers
 from minires.graph import no_grad
-from minires.nn import Module
+from minires.launch import gathered
+from minires.nn import Module, SyncBatchNorm
 from minires.nn.modes import in_mode
 from minires.optim import AveragedModel, Optimizer, clip_grad_norm_
 from minires.optim.swa_utils import get_ema_avg_fn
@@ -33,6 +35,7 @@ from minires.recipes import (
     total_steps,
 )
 from minires.tensor import Tensor
+from minires.workers import check_workers
 
 
 class Epoch(NamedTuple):
@@ -46,77 +49,8 @@ class Epoch(NamedTuple):
     test_accuracy: float
 
 
-class Score(NamedTuple):
-    """How a model does on a data set."""
-
-    loss: float
-    correct: int
-    count: int
-
-    @property
-    def accuracy(self) -> float:
-        """The share of the images that are classified right."""
-        return self.correct / self.count
-
-
 class Stopped(KeyboardInterrupt):
     """Ctrl-C, followed between two steps: the model and the last checkpoint are those of the same step."""
-
-
-class Totals:
-    """Sums over the batches of an epoch. They stay on the device until ``fetch``: nothing waits for it."""
-
-    def __init__(self, loss: float = 0.0, correct: int = 0, count: int = 0):
-        self.loss: Array = np.float64(loss)
-        self.correct: Array = np.int64(correct)
-        self.count = count
-
-    def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
-        """Add a batch: its mean loss, and its right answers."""
-        xp = array_module(loss.array)
-        self.loss = xp.asarray(self.loss) + loss.array.astype(np.float64) * count
-        self.correct = xp.asarray(self.correct) + correct.array.astype(np.int64)
-        self.count += count
-
-    def fetch(self) -> tuple[float, int]:
-        """Both sums as Python's numbers; one wait for the device."""
-        xp = array_module(self.loss)
-        loss, correct = to_numpy(xp.stack([self.loss, self.correct.astype(np.float64)]))
-        return float(loss), int(correct)
-
-
-@no_grad()
-def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many images of a batch are classified right, on the batch's device. Shapes: (N, classes), (N,) -> ()."""
-    return (logits.detach().argmax(dim=1) == labels).sum()
-
-
-@no_grad()
-def evaluate(
-    model: Module,
-    dataset: ArrayDataset,
-    batch_size: int = 256,
-    device: str = "cpu",
-    on_batch: Callable[[], None] | None = None,
-) -> Score:
-    """Mean cross entropy and number of right answers, in evaluation mode; the model's mode is put back afterwards.
-
-    Args: on_batch is called after each batch.
-    """
-    was_training = model.training
-    model.eval()
-    totals = Totals()
-    try:
-        for images, labels in DataLoader(dataset, batch_size):
-            images, labels = images.to(device), labels.to(device)
-            logits = model(images)
-            totals.add(F.cross_entropy(logits, labels), right_answers(logits, labels), len(labels))
-            if on_batch is not None:
-                on_batch()
-    finally:
-        model.train(was_training)
-    loss, correct = totals.fetch()
-    return Score(loss / totals.count, correct, totals.count)
 
 
 def train_step(
@@ -127,20 +61,24 @@ def train_step(
     label_smoothing: float = 0.0,
     clip_norm: float = 0.0,
     on_loss: Callable[[Tensor, Tensor], None] | None = None,
+    share: float | None = None,
+    alike: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One step of gradient descent: forward, backward, update. Nothing is fetched from the device.
 
     Args: clip_norm, the longest that the gradients may be, 0 for any length; on_loss is called with what is returned,
-        before anything is changed: what it raises leaves the parameters as they were.
-    Returns: the loss, and the number of right answers, of before the update; both without axes.
+        before anything is changed: what it raises leaves the parameters as they were; of several workers (parallel.py)
+        share is what this one's images count, and alike says that all were given the same ones.
+    Returns: the loss, and the number of right answers, of this worker's images, before the update; both without axes.
     """
     optimizer.zero_grad()
-    logits = model(images)
+    with parallel.alone(alike):
+        logits = model(images)
     loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     value, right = loss.detach(), right_answers(logits, labels)
     if on_loss is not None:
         on_loss(value, right)
-    loss.backward()
+    parallel.backward(loss, model.parameters(), share)
     if clip_norm:
         clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
@@ -152,6 +90,10 @@ class Training:
 
     def __init__(self, model: Module, train: ArrayDataset, test: ArrayDataset, options: TrainOptions):
         check_options(options)
+        check_workers(options, model, train, test)
+        if options.sync_batch_norm:
+            model = SyncBatchNorm.convert_sync_batchnorm(model)
+        parallel.broadcast(model.state_dict())
         self.model, self.train, self.test, self.options = model, train, test, options
         self.loader = DataLoader(
             train,
@@ -161,6 +103,8 @@ class Training:
             seed=np.random.default_rng([options.seed, 1]),
             transform=augmentation(options.augment, train),
             workers=options.workers,
+            num_replicas=parallel.size(),
+            rank=parallel.rank(),
         )
         self.optimizer: Optimizer = make_optimizer(model, options)
         self.schedule = make_schedule(self.optimizer, options, len(self.loader))
@@ -210,19 +154,40 @@ class Training:
         """
         options = self.options
         self.batch, labels = images.to(options.device), labels.to(options.device)
+        place = self.step % len(self.loader)
+        count, cut = self.loader.length(place), self.loader.is_cut(place)
+        share = len(labels) / count if cut else 1 / parallel.size()
 
         def note(loss: Tensor, right: Tensor) -> None:
-            self.totals.add(loss, right, len(labels))
+            if parallel.size() > 1:
+                part = np.array([loss.item() * share, right.item() * share * count / len(labels)])
+                loss, right = map(Tensor, parallel.total(part))
+            self.totals.add(loss, right, count)
             self.unread.append(loss.array)
-            if options.device == "cpu":
+            if self.looks_at_once:
                 self.check_losses()
 
-        train_step(self.model, self.optimizer, self.batch, labels, options.label_smoothing, options.clip_norm, note)
+        train_step(
+            self.model,
+            self.optimizer,
+            self.batch,
+            labels,
+            options.label_smoothing,
+            options.clip_norm,
+            note,
+            share,
+            alike=not cut,
+        )
         self.step += 1
         if self.step < self.steps:
             self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
+
+    @property
+    def looks_at_once(self) -> bool:
+        """Whether each loss is looked at before its step is made: on a GPU that would wait for it."""
+        return self.options.device == "cpu" or parallel.size() > 1
 
     def check_losses(self) -> tuple[float, float]:
         """Fetch the losses since the last time. Returns: this epoch's mean loss and accuracy so far.
@@ -234,8 +199,8 @@ class Training:
             values = [float(to_numpy(value)) for value in self.unread]
             behind = next((len(values) - i for i, value in enumerate(values) if not math.isfinite(value)), 1)
             self.check_labels()
-            # On the CPU the step is not counted yet when its loss is looked at.
-            step = self.step + 1 if self.options.device == "cpu" else self.step + 1 - behind
+            # Where a loss is looked at at once, its step is not counted yet.
+            step = self.step + 1 if self.looks_at_once else self.step + 1 - behind
             raise self.diverged(f"the loss became {values[-behind] if values else loss}", step)
         self.unread.clear()
         return loss / max(self.totals.count, 1), correct / max(self.totals.count, 1)
@@ -252,6 +217,14 @@ class Training:
             row = int(wrong.argmax())
             raise ValueError(f"labels must lie between 0 and {classes - 1}, got {int(labels[row])} of image {row}")
 
+    def share_statistics(self) -> None:
+        """Of workers that normalise each by itself, rank 0's running statistics are the ones that are judged and kept.
+
+        Source: torch.nn.parallel.DistributedDataParallel(broadcast_buffers=True).
+        """
+        for model in {id(model): model for model in (self.model, self.judged)}.values():
+            parallel.broadcast(dict(model.named_buffers()))
+
     def check_weights(self) -> None:
         """What a checkpoint would hold must be finite. Errors: Divergence where it is not."""
         for name, array in self.arrays().items():
@@ -265,6 +238,7 @@ class Training:
         if layer is None:  # the statistics of training hide what the running statistics do
             images, _ = next(iter(DataLoader(self.test, options.batch_size)))
             layer = first_bad_layer(self.judged, images.to(options.device), training=False)
+        layer = next((found for found in gathered(layer) if found is not None), None)
         if layer == BAD_IMAGES:
             advice = ["a look at the data: no rate helps here"]
         else:
@@ -360,18 +334,6 @@ class Training:
         self.totals = Totals(float(totals["loss"]), int(totals["correct"]), int(totals["count"]))
 
 
-def fingerprint(*datasets: ArrayDataset) -> str:
-    """What tells data sets apart: a checksum of their sizes, their labels, and up to 64 images spread over each."""
-    digest = hashlib.sha256()
-    for dataset in datasets:
-        chosen = np.linspace(0, len(dataset) - 1, min(64, len(dataset))).astype(int)
-        images = np.ascontiguousarray(dataset.images[chosen])
-        digest.update(f"{len(dataset)} {images.dtype} {images.shape}".encode())
-        digest.update(np.ascontiguousarray(dataset.labels).tobytes())
-        digest.update(images.tobytes())
-    return digest.hexdigest()
-
-
 class Keeper(Protocol):
     """Where the checkpoints of a fit go, and where it begins."""
 
@@ -395,7 +357,9 @@ def fit(
 ) -> Score:
     """Train a model as the options say, with a progress bar.
 
-    Args: on_epoch is called with each epoch's line as soon as it is known; keeper writes checkpoints.
+    Of several workers (mpiexec; parallel.py), each takes its part of every batch.
+    Args: on_epoch is called with each epoch's line as soon as it is known; keeper writes checkpoints. Of several
+        workers the first calls both alone, but for keeper.begin.
     Returns: the score on the test images after the last epoch; with options.ema that of the averaged weights, which
         the model then holds.
     Errors: Divergence where a loss or a weight is not finite any more; Stopped (a KeyboardInterrupt) on Ctrl-C, between
@@ -407,15 +371,18 @@ def fit(
     model.train()
     left = training.epochs - len(training.history)
     forecast = Forecast(training.steps - training.step, left, options.batch_size, len(test))
-    with ProgressBar(training.step, training.steps, forecast) as bar, Interruption() as interruption:
+    shown = parallel.rank() == 0
+    with ProgressBar(training.step, training.steps, forecast, shown) as bar, Interruption(shown) as interruption:
 
         def between_steps(due: bool) -> None:
-            """Where the training may be kept, and stopped."""
-            if keeper is not None and (due or interruption.wanted):
+            """Where the training may be kept, and stopped: when, the first worker's clock says, and Ctrl-C on any."""
+            due, wanted = parallel.total(np.array([due and shown, interruption.wanted], np.int32)) > 0
+            if keeper is not None and (due or wanted):
                 training.check_losses()
+                training.share_statistics()
                 training.check_weights()
-                keeper.write(training)
-            if interruption.wanted:
+                parallel.first(keeper.write, training)
+            if wanted:
                 raise Stopped
 
         while len(training.history) < training.epochs:
@@ -423,7 +390,7 @@ def fit(
             between_steps(False)
             line = finish_epoch(training, bar, lambda: between_steps(False))
             if on_epoch is not None:
-                on_epoch(line)
+                parallel.first(on_epoch, line)
             between_steps(True)
     if training.average is not None:
         model.load_state_dict(training.judged.state_dict())
@@ -454,7 +421,8 @@ def finish_epoch(training: Training, bar: ProgressBar, on_batch: Callable[[], No
     """Evaluate, and close the epoch's sums. Errors: Divergence for a test loss that is not finite."""
     start = time.perf_counter()
     loss, accuracy = training.check_losses()
-    score = evaluate(training.judged, training.test, device=training.options.device, on_batch=on_batch)
+    training.share_statistics()
+    score = evaluate(training.judged, training.test, device=training.options.device, on_batch=on_batch, sharded=True)
     if not math.isfinite(score.loss):
         raise training.diverged(f"the test loss became {score.loss}", training.step)
     seconds = time.perf_counter() - start

@@ -99,12 +99,13 @@ FLOORS = [
     {"tensor"},
     {"creation"},
     {"functional"},
-    {"torch_format"},
+    {"launch", "torch_format"},
+    {"parallel"},
     {"nn", "optim", "data", "checkpoint"},
     {"models", "tracing"},
     {"plots", "summary", "prediction", "fusion", "progress", "recipes", "divergence"},
     {"debug"},
-    {"training", "run_checkpoint", "runs", "comparison", "bench", "exercises"},
+    {"evaluation", "workers", "training", "run_checkpoint", "runs", "comparison", "bench", "exercises"},
     {"cli"},
 ]
 

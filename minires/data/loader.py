@@ -33,11 +33,14 @@ class DataLoader:
         batch; seed, of the shuffling and of the transform: the same seed gives the same batches, epoch by epoch.
         transform, called as transform(images, generator) with each batch as it is stored, uint8 say (what is uint8
         after it too is normalised by the dataset); workers, threads that prepare batches ahead (0: none): they change
-        nothing in what comes.
+        nothing in what comes; num_replicas and rank, for several workers with the same seed: each gets its part of
+        every batch, and batch_size counts all parts (those of a smaller last batch differ by one at most). A batch of
+        fewer than two images a worker is not cut: all get the whole of it. With a transform, only this worker's images
+        are read, and black ones stand for the others while it makes its choices: it must treat each image by itself.
     Yields: (images (n, C, H, W), labels (n,)).
-    Errors: ValueError for a batch size below 1, or larger than the dataset with drop_last. What a worker raises is
-        raised where the batch is asked for.
-    Source: torch.utils.data.DataLoader.
+    Errors: ValueError for a batch size below 1, or larger than the dataset with drop_last, or a rank out of range. What
+        a worker raises is raised where the batch is asked for.
+    Source: torch.utils.data.DataLoader and DistributedSampler.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class DataLoader:
         seed: int | np.random.Generator = 0,
         transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
         workers: int = 0,
+        num_replicas: int = 1,
+        rank: int = 0,
     ):
         if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise ValueError(f"DataLoader: batch_size must be a positive int, got {batch_size!r}")
@@ -63,7 +68,11 @@ class DataLoader:
             raise ValueError(f"DataLoader: workers must be an int of at least 0, got {workers!r}")
         if transform is not None and not callable(transform):
             raise TypeError(f"DataLoader: transform must be called with images and a generator, got {transform!r}")
+        if not 0 <= rank < num_replicas:
+            raise ValueError(f"DataLoader: rank must lie between 0 and {num_replicas - 1}, got {rank!r}")
         self.dataset = dataset
+        self.num_replicas = num_replicas
+        self.rank = rank
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.drop_last = drop_last
@@ -117,14 +126,36 @@ class DataLoader:
     def _batch(self, order: np.ndarray, salt: int, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch i of an epoch: its transform has a generator of its own, so that no batch depends on another."""
         indices = order[i * self.batch_size : (i + 1) * self.batch_size]
+        mine = self.part(i)
         if self.transform is None:
-            return self.dataset[indices]
-        images, labels = self.dataset.images[indices], self.dataset.labels[indices]
+            return self.dataset[indices[mine]]
+        images, labels = self.dataset.images[indices[mine]], self.dataset.labels[indices[mine]]
+        if len(images) < len(indices):
+            whole = np.zeros((len(indices), *images.shape[1:]), images.dtype)
+            whole[mine] = images
+            images = whole
         images = self.transform(images, np.random.default_rng([salt, i]))
-        if not isinstance(images, np.ndarray) or len(images) != len(labels):
+        if not isinstance(images, np.ndarray) or len(images) != len(indices):
             came = images.shape if isinstance(images, np.ndarray) else type(images).__name__
-            raise ValueError(f"DataLoader: the transform was given {len(labels)} images and gave back {came}")
-        return self.dataset.normalized(images), labels
+            raise ValueError(f"DataLoader: the transform was given {len(indices)} images and gave back {came}")
+        return self.dataset.normalized(images[mine]), labels
+
+    def length(self, i: int) -> int:
+        """How many images batch i of an epoch has, over all workers."""
+        return min(self.batch_size, len(self.dataset) - i * self.batch_size)
+
+    def is_cut(self, i: int) -> bool:
+        """Whether batch i of an epoch is cut into parts; otherwise every worker gets the whole of it."""
+        return self.length(i) >= 2 * self.num_replicas > 2
+
+    def part(self, i: int) -> slice:
+        """What of batch i is for this worker."""
+        length = self.length(i)
+        if not self.is_cut(i):
+            return slice(0, length)
+        size, more = divmod(length, self.num_replicas)  # the first workers get one more
+        start = self.rank * size + min(self.rank, more)
+        return slice(start, start + size + (self.rank < more))
 
     def _now(self) -> Epoch:
         """An epoch that begins with the generators as they are."""

@@ -130,7 +130,7 @@ class detect_anomaly(Watching):
         named = [(name, x) for name, x in zip(input_names(backward, inputs), inputs, strict=True) if x is not None]
         known = {id(x) for _, x in named}
         more = [x for x in self.seen if id(x) not in known]
-        if backward.__name__.startswith("batch_norm") and len(more) == 2:
+        if "batch_norm" in backward.__name__ and len(more) == 2:
             named += zip(("running_mean", "running_var"), more, strict=True)
         if self.check_nan and not all_finite(result.array):
             self.look_at_result(result, backward, named)

@@ -21,7 +21,12 @@ MARKERS = {
 }
 OTHER = ("x", 5, "black")
 #: Names of the same thing.
-SAME = {"batch_norm_inference": "batch_norm", "add": "residual_add", "matmul": "linear"}
+SAME = {
+    "sync_batch_norm": "batch_norm",
+    "batch_norm_inference": "batch_norm",
+    "add": "residual_add",
+    "matmul": "linear",
+}
 LABELS = {"residual_add": "addition"}
 
 

@@ -128,6 +128,10 @@ from minires.kernels.shape import (
     stack_backward,
     stack_forward,
 )
+from minires.kernels.sync_batch_norm import (
+    sync_batch_norm_backward,
+    sync_batch_norm_forward,
+)
 
 __all__ = [
     "absolute_backward",
@@ -223,6 +227,8 @@ __all__ = [
     "subtract_forward",
     "sum_backward",
     "sum_forward",
+    "sync_batch_norm_backward",
+    "sync_batch_norm_forward",
     "tanh_backward",
     "tanh_forward",
     "unbroadcast",

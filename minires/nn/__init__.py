@@ -19,6 +19,7 @@ from minires.nn.layers import (
     Tanh,
 )
 from minires.nn.module import Module, Parameter
+from minires.nn.sync_batch_norm import SyncBatchNorm
 
 __all__ = [
     "AdaptiveAvgPool2d",
@@ -37,6 +38,7 @@ __all__ = [
     "ReLU",
     "Sequential",
     "Sigmoid",
+    "SyncBatchNorm",
     "Tanh",
     "functional",
     "init",

@@ -118,12 +118,14 @@ class BatchNorm2d(Module):
         momentum = self.momentum
         if momentum is None:
             momentum = (1 / (self.num_batches_tracked.array + 1)).astype(input.dtype) if track else 0.0
-        y = F.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, use_batch, momentum, self.eps
-        )
+        mean, var, total = self.running_mean, self.running_var, self.total()
+        y = F.batch_norm(input, mean, var, self.weight, self.bias, use_batch, momentum, self.eps, total)
         if track:
             self.num_batches_tracked.array += 1
         return y
+
+    def total(self) -> None:
+        """How sums are taken over several workers: not at all. SyncBatchNorm has another answer."""
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
