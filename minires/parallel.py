@@ -54,7 +54,7 @@ def total(x: Array) -> Array:
         sent = message(x)
         result = array_module(sent).empty_like(sent)
         communicator().Allreduce(sent, result)
-    return array_module(x).asarray(result)
+    return array_module(x).asarray(result).reshape(x.shape)
 
 
 def backward(loss: Tensor, parameters: Iterable[Tensor], share: float | None = None) -> None:
