@@ -191,7 +191,7 @@ for link in scaling.NETWORKS:
     say(f"32 workers at {link.name:>10}: efficiency {here:4.0%} with slow workers, {there:4.0%} with fast ones")
 
 # %%
-figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
 for link, style in zip(scaling.NETWORKS, (":", "--", "-"), strict=True):
     for work, color in ((slow, "0.65"), (published.work, "black")):
         shares = [100 * scaling.efficiency(work, p, link) for p in scaling.WORKERS]
@@ -200,7 +200,7 @@ for link, style in zip(scaling.NETWORKS, (":", "--", "-"), strict=True):
 axes.plot([32], [90], "k*", markersize=13, label="Goyal et al. 2017 (50 Gbit/s)")
 axes.set_xticks([1, 4, 16, 64, 256, 1024], ["1", "4", "16", "64", "256", "1,024"])
 axes.set(xlabel="workers", ylabel="efficiency (%)", ylim=(0, 105), title="ResNet-50 by the model: nothing overlaps")
-axes.legend(fontsize=7, loc="lower left")
+axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
 if rank == 0:
     figure.savefig(figures / "13_scaling.png", dpi=90)
 

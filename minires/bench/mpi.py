@@ -1,7 +1,7 @@
 """How training scales over the processors of this machine, and what that says about other networks.
 
-``python -m minires.bench.mpi`` under mpiexec is one worker: it makes training steps beside the others, or sends messages
-to and fro. ``run`` starts such jobs and puts what they print together.
+``python -m minires.bench.mpi`` under mpiexec is one worker: it makes training steps beside the others, or sends
+messages to and fro. ``run`` starts such jobs and puts what they print together.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from minires.tensor import Tensor
 
 SCALED = NETWORKS[0]  # ResNet-20, 64 images a worker
 LARGE = Network("ResNet-50 training step, batch 4", "resnet50", 4, (3, 224, 224), training=True)
+#: What the steps of a job are: the network, seconds for them, and the least number of steps.
+TIMED = {"steps": (SCALED, 3.0, 5), "large": (LARGE, 0.0, 2)}
 SIZES = [8 * 4**k for k in range(12)]  # bytes of the messages to and fro: 8 to 33 million
 ROUNDS = 3  # of all numbers of workers in turn, as a busy moment hits them alike
 SECONDS = 600  # until a job that hangs is ended
@@ -85,20 +87,21 @@ class ScalingReport(NamedTuple):
                     f"{1e3 * one['model']:.0f}",
                 ]
             )
-        link = self.link
+        link, machine = self.link, GOYAL.work
+        by_model = efficiency(machine, GOYAL.machines, GOYAL.link)
         parts = [
-            f"{SCALED.name}, by each of the workers, with one thread each, on this machine\n" + columns(lines, ()),
-            "efficiency: the step of one worker over the step of many, who do as much each. In communication: waiting for\n"
-            "slower workers included. What the model does not know: processors share caches, memory and clock.",
+            f"{SCALED.name}, by each of the workers, one thread each, on this machine\n{columns(lines, ())}",
+            "efficiency: the step of one worker over the step of many, who do as much each. In communication: waiting\n"
+            "for slower workers included. What the model does not know: processors share caches, memory and clock.",
             f"ping-pong between two processes here: {1e6 * link.latency:.1f} us a message, "
             f"{link.bandwidth / 1e9:.2f} GB/s ({8 * link.bandwidth / 1e9:.0f} Gbit/s)",
-            "THE MODEL, workers like one processor of this machine, on other networks\n" + ASSUMPTIONS,
+            f"THE MODEL, workers like one processor of this machine, on other networks\n{ASSUMPTIONS}",
             *[table(work, LINKS) for work in self.works],
-            f"THE MODEL AND A PUBLISHED RUN ({GOYAL.source}): ResNet-50 on ImageNet, {GOYAL.machines} machines of 8 GPUs, "
-            f"{GOYAL.link.name}\none machine's step of 256 images, from what was published: {GOYAL.work.compute:.3f} s; "
-            f"efficiency published about {GOYAL.efficiency:.0%},\nby the model "
-            f"{efficiency(GOYAL.work, GOYAL.machines, GOYAL.link):.0%} (theirs began to send during the backward)",
-            table(GOYAL.work, LINKS),
+            f"THE MODEL AND A PUBLISHED RUN: {GOYAL.source}, ResNet-50 on ImageNet, {GOYAL.machines} machines of 8 GPUs,\n"
+            f"{GOYAL.link.name}. One machine's step of 256 images, from what was published: {machine.compute:.3f} s.\n"
+            f"Efficiency: published about {GOYAL.efficiency:.0%}, by the model {by_model:.0%} "
+            "(they sent gradients during the backward)",
+            table(machine, LINKS),
         ]
         return "\n\n".join(parts)
 
@@ -163,16 +166,11 @@ def link_from(found: list[tuple[int, float]]) -> Link:
 
 
 def main(what: str) -> None:
-    """One worker of a job; rank 0 prints."""
+    """One worker of a job; rank 0 prints. Args: what, "ping-pong" or a key of TIMED."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):
-        if what == "ping-pong":
-            result: Any = ping_pong()
-        elif what == "large":
-            result = time_steps(LARGE, 0.0, 2)
-        else:
-            result = time_steps(SCALED, 3.0, 5)
+        result = ping_pong() if what == "ping-pong" else time_steps(*TIMED[what])
     if parallel.rank() == 0:
         print(json.dumps(result))
 

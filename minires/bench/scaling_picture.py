@@ -19,7 +19,7 @@ def draw(report: ScalingReport, path: str) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 4.2), dpi=90, layout="constrained")
+    figure = Figure(figsize=(13, 4.8), dpi=90, layout="constrained")
     here, small, large = figure.subplots(1, 3)
     counts = [one.workers for one in report.scaled]
     compute = [1e3 * (one.step - one.communication) for one in report.scaled]
@@ -29,21 +29,26 @@ def draw(report: ScalingReport, path: str) -> None:
     here.bar(places, waits, bottom=compute, color="white", edgecolor="black", hatch="///", label="communication")
     here.plot(places, [1e3 * report.predicted(count) for count in counts], "kD", label="the model")
     here.set_xticks(places, [str(count) for count in counts])
-    here.set_ylim(0, 1.45 * max(a + b for a, b in zip(compute, waits, strict=True)))
-    here.set(xlabel="workers on this machine", ylabel="ms a step", title=f"Measured: {report.works[0].name}")
-    here.legend(loc="upper left")
+    here.set_ylim(0, 1.1 * max(a + b for a, b in zip(compute, waits, strict=True)))
+    here.set(xlabel="workers on this machine", ylabel="ms a step")
+    here.set_title(f"Measured: {report.works[0].name}", fontsize=11)
+    here.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8)
     curves(small, report.works[1], NETWORKS)
-    small.set_title(f"The model: {report.works[1].name}\n(one processor here: {report.works[1].compute:.2g} s a step)")
+    small.set_title(
+        f"The model: {report.works[1].name}\n(one processor here: {report.works[1].compute:.2g} s a step)", fontsize=11
+    )
     curves(large, GOYAL.work, NETWORKS)
     own = [efficiency(GOYAL.work, workers, GOYAL.link) for workers in WORKERS]
     large.plot(WORKERS, own, "-.", color="black", label=f"{GOYAL.link.name}, as in {GOYAL.source}")
     large.plot(
         [GOYAL.machines], [GOYAL.efficiency], "k*", markersize=13, label=f"published: about {GOYAL.efficiency:.0%}"
     )
-    large.set_title(f"The model: {GOYAL.work.name} a machine\n(8 GPUs of 2017: {GOYAL.work.compute:.2f} s a step)")
+    large.set_title(
+        f"The model: {GOYAL.work.name} a machine\n(of 8 GPUs, 2017: {GOYAL.work.compute:.2f} s a step)", fontsize=11
+    )
     large.set_xlabel("machines")
     for axes in (small, large):
-        axes.legend(loc="lower left", fontsize=8)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8)
     finished(figure, path)
 
 
