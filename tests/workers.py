@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import minires.functional as F
-from minires import Tensor, cli, nn, parallel
+from minires import Tensor, cli, launch, nn, parallel
 from minires.data import ArrayDataset, DataLoader
 from minires.optim import SGD
 from minires.recipes import TrainOptions
@@ -254,6 +254,22 @@ def killed():
     if parallel.rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     parallel.total(np.ones(3))
+
+
+def device():
+    """``trained`` with arrays on the stand-in for a GPU: MPI gets copies on the host."""
+    import strict_cupy
+
+    with strict_cupy.installed():
+        if parallel.size() > 1:
+            launch.choose_gpu()
+        keeper = Watched()
+        chosen = options(device="cuda", sync_batch_norm=True, steps=9, epochs=3)
+        fit(Net().to("cuda"), images(41, 1), images(17, 2), chosen, keeper=keeper)
+        arrays = {
+            name: array.get() for name, array in keeper.training.arrays().items() if not name.endswith("averaged")
+        }
+    return {"lines": keeper.training.history, "arrays": {name: array.tolist() for name, array in arrays.items()}}
 
 
 def own_loop():
