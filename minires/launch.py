@@ -209,7 +209,8 @@ def compare(said: list[dict[str, Any]]) -> None:
         for rank, facts in enumerate(said):
             ranks.setdefault(str(facts.get(name, "not there")), []).append(str(rank))
         if len(ranks) > 1:
-            problems.append(f"{name} is " + ", and ".join(f"{v} on rank {', '.join(who)}" for v, who in ranks.items()))
+            found = [f"{v} on rank{'s' * (len(who) > 1)} {', '.join(who)}" for v, who in ranks.items()]
+            problems.append(f"{name} is {' and '.join(found)}")
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise ValueError("the workers are not alike: " + "; ".join(problems[:3]) + more)

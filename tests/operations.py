@@ -387,7 +387,7 @@ OPERATIONS = [
 ]
 
 #: Kernels that no row above covers, and the test that does.
-ELSEWHERE = {"dropout": "test_kernels.py"}
+ELSEWHERE = {"dropout": "test_kernels.py", "sync_batch_norm": "test_sync_batch_norm.py"}
 
 NAMES = [operation.name for operation in OPERATIONS]
 

@@ -361,6 +361,9 @@ class Queue:
     def synchronize(self) -> None:
         counts.waits += 1
 
+    def use(self) -> None:
+        """There is one device."""
+
 
 def build() -> dict[str, types.ModuleType]:
     """The module cupy and those inside it, by name."""

@@ -173,6 +173,24 @@ def test_a_label_out_of_range_never_gives_a_loss(label):
         assert not np.isfinite(back(loss))
 
 
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
+def test_sync_batch_norm(dtype):
+    """Of two workers with the same images, whose sums are twice one's."""
+    rng = np.random.default_rng(3)
+    x, dy = rng.standard_normal((2, 4, 3, 5, 2)).astype(dtype)
+    gamma, beta = rng.standard_normal((2, 3)).astype(dtype)
+    found = {}
+    for side, move in (("host", np.asarray), ("device", there)):
+        y, cache = K.sync_batch_norm_forward(move(x), move(gamma), move(beta), total=double)
+        found[side] = y, *K.sync_batch_norm_backward(move(dy), cache), cache.mean, cache.var
+    assert_same(found["device"], found["host"], 1e-5 if dtype == FLOAT32 else 1e-12)
+
+
+def double(a):
+    """The sum over two workers that are alike."""
+    return 2 * a
+
+
 def test_every_kernel_has_a_test():
     """Pairs are in the table of operations; what is no pair is named in a test here."""
     text = inspect.getsource(inspect.getmodule(test_every_kernel_has_a_test))

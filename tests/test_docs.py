@@ -156,6 +156,29 @@ def test_the_other_commands_parse():
         make_parser().parse_args(command)
 
 
+def test_the_commands_of_several_workers_parse():
+    from minires.cli import make_parser
+
+    commands = [line.split() for line in README.splitlines() if line.startswith("    mpiexec ")]
+    assert len(commands) >= 2
+    for mpiexec, n, count, minires, *command in commands:
+        assert (mpiexec, n, minires) == ("mpiexec", "-n", "minires") and count.isdecimal()
+        make_parser().parse_args(command)
+
+
+def test_the_loop_of_several_workers_learns(tmp_path):
+    """Alone; and by two workers, where mpi4py and mpiexec are there."""
+    from test_parallel import MISSING, mpiexec
+
+    code = next(code for code in blocks("python") if "parallel.backward(" in code)
+    printed = [python(code, tmp_path).stdout]
+    if MISSING is None:
+        printed.append(mpiexec(2, "step.py", folder=tmp_path).stdout)
+    for n, text in enumerate(printed, 1):
+        workers, loss = re.fullmatch(r"(\d) workers, last loss (\d\.\d+), \d+\.\d s in communication\n", text).groups()
+        assert int(workers) == n and float(loss) < 1.5
+
+
 def test_the_debugger_session_is_real(tmp_path):
     session = next(text for text in blocks("") if "(Pdb)" in text).splitlines()
     commands = [line.removeprefix("(Pdb) ") for line in session if line.startswith("(Pdb) ")]

@@ -280,3 +280,51 @@ def test_ctrl_c_stops_the_waiting_and_the_workers():
 def test_bad_arguments(options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         DataLoader(dataset(), 4, **options)
+
+
+# ---- Several workers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("transform", [None, AUGMENT], ids=["plain", "augmented"])
+def test_the_parts_of_workers_are_the_batches_of_one(n, transform):
+    """23 images in batches of 6 and one of 5: two workers cut that too, three do not."""
+    given = {"shuffle": True, "seed": 7, "transform": transform}
+    whole = DataLoader(dataset(), 6, **given)
+    several = [DataLoader(dataset(), 6, **given, num_replicas=n, rank=rank, workers=rank) for rank in range(n)]
+    for _ in range(2):
+        for i, (batch, *parts) in enumerate(zip(whole, *several, strict=True)):
+            sizes = [len(labels) for _, labels in parts]
+            assert len(whole) == len(several[0]) and several[0].length(i) == len(batch[1]) == (5 if i == 3 else 6)
+            assert several[0].is_cut(i) == (i < 3 or n == 2) and not whole.is_cut(i)
+            assert sizes == ([6 // n] * n if i < 3 else [3, 2] if n == 2 else [5, 5, 5])
+            parts = parts if several[0].is_cut(i) else parts[:1]
+            for k in (0, 1):
+                joined = np.concatenate([part[k].numpy() for part in parts])
+                assert joined.tobytes() == batch[k].numpy().tobytes()
+    assert whole.state_dict() == several[1].state_dict(), "any number of workers goes on from it"
+
+
+def test_a_worker_reads_only_its_own_images():
+    read = []
+
+    class Images:
+        shape, dtype = (23, 3, 6, 6), np.dtype("uint8")
+
+        def __len__(self):
+            return 23
+
+        def __getitem__(self, index):
+            read.extend(index)
+            return np.zeros((len(index), 3, 6, 6), np.uint8)
+
+    for transform in (None, AUGMENT):
+        read.clear()
+        list(DataLoader(ArrayDataset(Images(), np.arange(23)), 9, transform=transform, num_replicas=2, rank=1))
+        assert read == [5, 6, 7, 8, 14, 15, 16, 17, 21, 22], "of 9, 9 and 5 images"
+
+
+@pytest.mark.parametrize("rank", [-1, 2])
+def test_a_rank_out_of_range(rank):
+    with pytest.raises(ValueError, match=f"rank must lie between 0 and 1, got {rank}"):
+        DataLoader(dataset(), 4, num_replicas=2, rank=rank)

@@ -1,0 +1,296 @@
+"""What the tests of parallel training run in several processes: each function is a program of one worker.
+
+``python workers.py NAME FOLDER [arguments]``, started by mpiexec in test_parallel.py.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import minires.functional as F
+from minires import Tensor, cli, launch, nn, parallel
+from minires.data import ArrayDataset, DataLoader
+from minires.optim import SGD
+from minires.recipes import TrainOptions
+from minires.training import Training, fit
+
+BATCH = 12
+
+
+def images(count, seed, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    return ArrayDataset(rng.standard_normal((count, 2, 6, 6)).astype(dtype), rng.integers(0, 3, count))
+
+
+class Net(nn.Module):
+    """A small residual network, in float64."""
+
+    def __init__(self, seed=0):
+        rng = np.random.default_rng(seed)
+        self.conv1 = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 3)
+        self.double()
+        for p in self.parameters():
+            p.array[...] = 0.3 * rng.standard_normal(p.shape)
+        for norm in (self.bn1, self.bn2):
+            norm.weight.array += 1
+
+    def forward(self, x):
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(out + self.bn2(self.conv2(out)))
+        return self.fc(out.mean(dim=(2, 3)))
+
+
+#: 41 images: the last batch has 5, which 2 workers share as 3 and 2, and 3 workers do not cut.
+OPTIONS = {
+    "model": "resnet8",
+    "epochs": 13,
+    "steps": 50,
+    "batch_size": BATCH,
+    "lr": 0.05,
+    "augment": "crop-flip",
+    "label_smoothing": 0.1,
+    "ema": 0.9,
+    "clip_norm": 2.0,
+}
+
+
+def options(**changes):
+    return TrainOptions(**{**OPTIONS, **changes})
+
+
+def state(training):
+    return {name: array.tolist() for name, array in training.arrays().items()}
+
+
+class Watched:
+    """A keeper that only remembers the training, and writes nothing."""
+
+    def begin(self, training):
+        self.training = training
+
+    def due(self, training):
+        return False
+
+    def write(self, training):
+        assert parallel.rank() == 0
+
+
+def trained(**changes):
+    """A fit of the small network: metrics and weights."""
+    keeper, lines = Watched(), []
+    fit(Net(), images(41, 1), images(17, 2), options(**changes), lines.append, keeper)
+    return {"lines": keeper.training.history, "arrays": state(keeper.training), "printed": len(lines)}
+
+
+def sync():
+    return trained(sync_batch_norm=True)
+
+
+def no_bound_and_adam():
+    return trained(sync_batch_norm=True, optimizer="adamw", steps=9, nesterov=False, clip_norm=0.0, augment="none")
+
+
+def per_worker():
+    """The gradients and statistics of one step on parts of a batch, batch norm by worker."""
+    model, data = Net(), images(BATCH, 3)
+    loader = DataLoader(data, BATCH, num_replicas=parallel.size(), rank=parallel.rank())
+    x, labels = next(iter(loader))
+    loss = F.cross_entropy(model(x), labels)
+    parallel.backward(loss, model.parameters(), len(labels) / BATCH)
+    return {
+        "grads": {name: p.grad.numpy().tolist() for name, p in model.named_parameters()},
+        "mean": model.bn1.running_mean.numpy().tolist(),
+    }
+
+
+class Odd(nn.Module):
+    """A parameter that is used twice, one that is never used, one that only some workers use, one in float32."""
+
+    def __init__(self):
+        rng = np.random.default_rng(5)
+        self.twice = nn.Parameter(rng.standard_normal((5, 5)))
+        self.never = nn.Parameter(rng.standard_normal(3))
+        self.sometimes = nn.Parameter(rng.standard_normal(5))
+        self.frozen = nn.Parameter(rng.standard_normal(5), requires_grad=False)
+        self.single = nn.Parameter(rng.standard_normal(5).astype(np.float32))
+        self.large = nn.Parameter(rng.standard_normal((5, 40)))
+
+    def forward(self, x, here):
+        y = (x @ self.twice + self.frozen) @ self.twice + self.twice.sum() * self.twice.sum()
+        if here:
+            y = y * self.sometimes
+        return (y @ self.large).tanh().mean() + self.single.to("float64").exp().mean()
+
+
+def odd(rank, size):
+    """One worker's loss, and the model that gives it."""
+    model = Odd()
+    x = Tensor(np.random.default_rng(rank).standard_normal((3, 5)))
+    return model, model(x, here=rank == size - 1)
+
+
+def buckets():
+    """Gradients of an odd model, twice: the second is added to the first."""
+    parallel.BUCKET = 300  # bytes: several buckets
+    rank, size = parallel.rank(), parallel.size()
+    model, loss = odd(rank, size)
+    before, sent = parallel.seconds(), []
+    wait = parallel.GradientSums.wait
+
+    def noted(sums):
+        sent.append((len(sums.sent), len(sums.buckets)))
+        wait(sums)
+
+    parallel.GradientSums.wait = noted
+    for _ in range(2):
+        parallel.backward(loss, model.parameters())
+        _, loss = None, model(Tensor(np.random.default_rng(rank).standard_normal((3, 5))), here=rank == size - 1)
+    grads = {name: None if p.grad is None else p.grad.numpy().tolist() for name, p in model.named_parameters()}
+    return {"grads": grads, "seconds": parallel.seconds() - before, "sent": sent}
+
+
+def start():
+    """Other weights on each worker, until they are broadcast."""
+    model = Net(seed=parallel.rank())
+    parallel.broadcast(model.state_dict())
+    values = parallel.first(lambda: [parallel.rank(), "said"])
+    summed = parallel.total(np.arange(3.0) + parallel.rank())
+    with parallel.alone():
+        inside = [parallel.size(), *parallel.total(np.ones(1))]
+    return {
+        "weights": model.fc.weight.detach().numpy().tolist(),
+        "first": values,
+        "total": summed.tolist(),
+        "alone": inside,
+    }
+
+
+class CutOff(OSError):
+    """What ends a run in the middle."""
+
+
+def whole_run(folder, *arguments):
+    """A run of the small network, in a folder; up to a step, on from there, or both at once."""
+    from minires import data, runs
+
+    stop, resume, synchronised = (json.loads(argument) for argument in arguments)
+    split = data.DataSplit(images(41, 1), images(17, 2), 3, 2)
+    runs.load_data, runs.make_model = lambda name: split, lambda options, split: Net()
+    runs.plot_curves = lambda *arguments, **options: None  # matplotlib takes a second to come
+    step = Training.train_batch
+
+    def train_batch(training, *batch):
+        if training.step == stop:
+            raise CutOff("cut off")
+        step(training, *batch)
+
+    Training.train_batch = train_batch
+    with contextlib.suppress(CutOff, OSError):
+        if resume:
+            runs.resume(folder)
+        else:
+            chosen = options(sync_batch_norm=synchronised, checkpoint_every="3", steps=15, epochs=4)
+            runs.run(chosen, folder)
+
+
+def slow():
+    """A run that is waited for: it says on which step it is."""
+    step = Training.train_batch
+
+    def train_batch(training, *batch):
+        step(training, *batch)
+        Path(f"step-{parallel.rank()}").write_text(str(training.step))
+        time.sleep(0.05)
+
+    Training.train_batch = train_batch
+    sys.exit(cli.main(["train", "--model", "resnet8", "--epochs", "50", "--out", "run"]))
+
+
+def other_version():
+    if os.environ["PMI_RANK"] == "1":
+        np.__version__ = "1.0"
+    parallel.rank()
+
+
+def other_models():
+    model = Net()
+    if parallel.rank() == 1:
+        model.fc = nn.Linear(4, 5).double()
+    fit(model, images(41, 1), images(17, 2), options())
+
+
+def other_data():
+    fit(Net(), images(41, parallel.rank()), images(17, 2), options())
+
+
+def few_images():
+    fit(Net(), images(3, 1), images(17, 2), options())
+
+
+def raises():
+    parallel.total(np.ones(3))
+    if parallel.rank() == 1:
+        raise KeyError("a mistake in the data")
+    parallel.total(np.ones(3))
+
+
+def all_raise():
+    parallel.total(np.ones(3))
+    raise KeyError("everywhere")
+
+
+def killed():
+    parallel.total(np.ones(3))
+    if parallel.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    parallel.total(np.ones(3))
+
+
+def device():
+    """``trained`` with arrays on the stand-in for a GPU: MPI gets copies on the host."""
+    import strict_cupy
+
+    with strict_cupy.installed():
+        if parallel.size() > 1:
+            launch.choose_gpu()
+        keeper = Watched()
+        chosen = options(device="cuda", sync_batch_norm=True, steps=9, epochs=3)
+        fit(Net().to("cuda"), images(41, 1), images(17, 2), chosen, keeper=keeper)
+        arrays = {
+            name: array.get() for name, array in keeper.training.arrays().items() if not name.endswith("averaged")
+        }
+    return {"lines": keeper.training.history, "arrays": {name: array.tolist() for name, array in arrays.items()}}
+
+
+def own_loop():
+    """The five lines of the README."""
+    model, optimizer_steps = nn.SyncBatchNorm.convert_sync_batchnorm(Net()), 0
+    parallel.broadcast(model.state_dict())
+    optimizer = SGD(model.parameters(), 0.1)
+    loader = DataLoader(images(36, 1), BATCH, shuffle=True, num_replicas=parallel.size(), rank=parallel.rank())
+    for x, labels in loader:
+        optimizer.zero_grad()
+        parallel.backward(F.cross_entropy(model(x), labels), model.parameters())
+        optimizer.step()
+        optimizer_steps += 1
+    return {"weights": model.fc.weight.detach().numpy().tolist(), "mean": model.bn2.running_mean.numpy().tolist()}
+
+
+def main():
+    name, folder, *arguments = sys.argv[1:]
+    result = globals()[name](*arguments)
+    Path(folder, f"{parallel.rank()}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
