@@ -251,6 +251,15 @@ def test_a_worker_that_is_killed(tmp_path):
 
 
 @needs_mpi
+@pytest.mark.parametrize("how", ["code", "normally", "early"])
+def test_a_worker_that_leaves(how, tmp_path):
+    """With sys.exit(3); at its end, as if it had fewer steps; before it started MPI, while the others are starting it."""
+    said, status = failed(2, HERE / "workers.py", "leaves", ".", how, folder=tmp_path)
+    words = "Timeout" if how == "early" else "rank 0 of 2 waits for rank 1, whose program is at its end"
+    assert words in said and status == 1, said
+
+
+@needs_mpi
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -271,6 +280,7 @@ def test_workers_that_do_not_fit(name, words, tmp_path):
     ("n", "options", "words"),
     [
         (3, ["--model", "resnt20"], "unknown model 'resnt20'"),
+        (3, ["--no-such"], "unrecognized arguments: --no-such"),
         (3, ["--batch-size", "32"], "--batch-size counts the images of all workers and must be a multiple of their"),
         (3, ["--batch-size", "3"], "two images for each at least; got 3"),
         (2, ["--data", "nowhere/here"], "nowhere/here"),
@@ -285,11 +295,15 @@ def test_what_a_user_does_wrong_is_said_once(n, options, words, tmp_path):
 
 @needs_mpi
 def test_other_options_on_another_worker(tmp_path):
-    first, second = ([sys.executable, "-m", "minires", "train", "--lr", lr] for lr in ("0.1", "0.2"))
-    line = [MPIEXEC, "-n", "1", *first, ":", "-n", "1", *second]
-    result = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=LIMIT)
-    assert result.returncode == 2 and "--lr is 0.1 on rank 0 and 0.2 on rank 1" in result.stderr
-    assert not (tmp_path / "runs").exists()
+    for option, words in (
+        ("--lr=0.2", "--lr is 0.05 on rank 0 and 0.2 on rank 1"),
+        ("--model=x", "rank 1 of 2:\nTrace"),
+    ):
+        command = [sys.executable, "-m", "minires", "train"]
+        line = [MPIEXEC, "-n", "1", *command, ":", "-n", "1", *command, option]
+        result = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=LIMIT)
+        assert result.returncode == 2 and words in result.stderr, result.stderr
+        assert not (tmp_path / "runs").exists()
 
 
 @needs_mpi
