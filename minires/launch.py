@@ -274,6 +274,10 @@ def end_all(kind: type[BaseException], error: BaseException, trace: Any) -> None
 
 def leave() -> None:
     """At the end of the program: say so to the others, and stay until they are at theirs."""
+    from mpi4py import MPI
+
+    if MPI.Is_finalized():
+        return
     comm = ending()
     others = [rank for rank in range(comm.size) if rank != comm.rank]
     said = [comm.isend(None, rank) for rank in others]

@@ -63,7 +63,7 @@ def backward(loss: Tensor, parameters: Iterable[Tensor], share: float | None = N
     Errors: as Tensor.backward.
     Source: Li et al. 2020, PyTorch Distributed: buckets in reverse order, sent while backward goes on.
     """
-    if size() == 1:
+    if size() == 1 or loss.node is None:
         loss.backward()
         return
     # Weighed at the start, so that only sums are left to do: synchronised batch norm needs it so.
