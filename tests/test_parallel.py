@@ -23,6 +23,7 @@ import minires
 import minires.functional as F
 from minires import launch, nn, parallel
 from minires.data import DataLoader
+from minires.training import evaluate
 
 HERE = Path(__file__).parent
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # mpich's wheel puts it there
@@ -174,6 +175,7 @@ def test_the_start(tmp_path):
         assert worker["first"] == [0, "said"]
         assert worker["total"] == [3, 6, 9]
         assert worker["alone"] == [1, 1]
+        assert furthest(evaluate(workers.Net(0), workers.images(7, 2)), worker["score"]) < 1e-12, "6 are cut, 1 is not"
 
 
 # ---- Kept and taken up again -----------------------------------------------------------------------------------------

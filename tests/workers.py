@@ -18,7 +18,7 @@ from minires import Tensor, cli, launch, nn, parallel
 from minires.data import ArrayDataset, DataLoader
 from minires.optim import SGD
 from minires.recipes import TrainOptions
-from minires.training import Training, fit
+from minires.training import Training, evaluate, fit
 
 BATCH = 12
 
@@ -167,11 +167,13 @@ def start():
     summed = parallel.total(np.arange(3.0) + parallel.rank())
     with parallel.alone():
         inside = [parallel.size(), *parallel.total(np.ones(1))]
+    score = evaluate(model, images(7, 2), batch_size=2, sharded=True)
     return {
         "weights": model.fc.weight.detach().numpy().tolist(),
         "first": values,
         "total": summed.tolist(),
         "alone": inside,
+        "score": score,
     }
 
 
@@ -294,7 +296,7 @@ def own_loop():
         parallel.backward(F.cross_entropy(model(x), labels), model.parameters())
         optimizer.step()
         optimizer_steps += 1
-    return {"weights": model.fc.weight.detach().numpy().tolist(), "mean": model.bn2.running_mean.numpy().tolist()}
+    return {"weights": model.fc.weight.detach().numpy().tolist(), "var": model.bn2.running_var.numpy().tolist()}
 
 
 def main():
