@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import faulthandler
 import functools
-import importlib
 import os
 import sys
 import time
@@ -129,8 +128,7 @@ def message(x: Array) -> Array:
 
 def choose_gpu() -> None:
     """Each worker of a machine takes another GPU, as far as there are any."""
-    cupy = importlib.import_module("cupy")
-    cupy.cuda.Device(node()[0] % cupy.cuda.runtime.getDeviceCount()).use()
+    cuda.share_devices(node()[0])
 
 
 def cores() -> int | None:
