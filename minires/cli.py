@@ -267,6 +267,7 @@ def train(arguments: argparse.Namespace) -> int:
     """Run ``minires train``; returns the exit status."""
     from minires import recipes, runs
 
+    launch.communicator()  # the workers meet, so that what goes wrong in one of them ends all
     named = [field.name for field in fields(recipes.TrainOptions)]
     given = {name: getattr(arguments, name) for name in named if getattr(arguments, name) is not None}
     if arguments.resume is not None:
@@ -395,7 +396,8 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal of ASCII is no reason to stop
     parser = make_parser()
-    arguments = parser.parse_args(argv)
+    with launch.quiet(errors=True):
+        arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help()
         return 2

@@ -27,3 +27,13 @@ def synchronize() -> None:
     if problem is not None:
         raise RuntimeError(f'device "cuda" is not available: {problem}')
     importlib.import_module("cupy").cuda.Device().synchronize()
+
+
+def share_devices(number: int) -> None:
+    """Work on GPU number % count from now on: so the processes of a machine share its GPUs.
+
+    Errors: ImportError where there is no CuPy, and CuPy's own where there is no GPU.
+    Source: cupy.cuda.Device.use.
+    """
+    count = importlib.import_module("cupy").cuda.runtime.getDeviceCount()
+    importlib.import_module("cupy").cuda.Device(number % count).use()

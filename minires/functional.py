@@ -77,7 +77,7 @@ def batch_norm(
         raise explained(error, "batch_norm", given.values())  # noqa: B904  # itself, with a note
     check_batch_norm(named, training, momentum)
     if training:
-        M = cache.x_hat.shape[1] if total is None else cache.count
+        M = cache.x_hat.shape[1] if total is None else cache.number
         if running_mean is not None:
             one_launch(move_towards, cache.mean)(running_mean.array, cache.mean, momentum, 1.0)
         if running_var is not None:

@@ -5,14 +5,15 @@ A single process never imports mpi4py. What the workers compute together is in p
 
 from __future__ import annotations
 
+import atexit
+import faulthandler
 import functools
-import importlib
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ LAUNCHERS = [
     ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 ]
-PATIENCE = 2.0  # seconds
+PATIENCE = 2.0  # seconds, for a worker that may come a little later
+START = 300  # seconds, for all processes to start MPI: it waits for one that has failed before as long as it is let
 
 
 def launched() -> tuple[int, int]:
@@ -40,13 +42,14 @@ def launched() -> tuple[int, int]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """What every worker would print, the first prints alone."""
+def quiet(errors: bool = False) -> Iterator[None]:
+    """What every worker would print, the first prints alone; with errors, also what goes to stderr."""
     if launched()[0] == 0:
         yield
         return
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        yield
+        with redirect_stderr(nowhere) if errors else nullcontext():
+            yield
 
 
 @functools.cache
@@ -60,6 +63,8 @@ def communicator() -> Any:
     size = launched()[1]
     if size == 1 and "mpi4py.MPI" not in sys.modules:
         return None
+    if size > 1:
+        faulthandler.dump_traceback_later(START, exit=True)
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
@@ -67,6 +72,9 @@ def communicator() -> Any:
             f"a launcher started {size} processes, and mpi4py cannot be used ({str(error).splitlines()[0]}): "
             'pip install "minires[mpi]", or start one process'
         ) from error
+    finally:
+        if size > 1:
+            faulthandler.cancel_dump_traceback_later()
     if MPI.COMM_WORLD.size != size > 1:
         raise RuntimeError(
             f"the launcher started {size} processes, and the MPI of mpi4py sees {MPI.COMM_WORLD.size}: they belong to "
@@ -76,6 +84,7 @@ def communicator() -> Any:
         return None
     ending()
     sys.excepthook = end_all
+    atexit.register(leave)
     versions = {"MiniRes": minires.__version__, "NumPy": np.__version__, "Python": sys.version.split()[0]}
     check_same(versions, MPI.COMM_WORLD)
     return MPI.COMM_WORLD.Dup()
@@ -119,8 +128,7 @@ def message(x: Array) -> Array:
 
 def choose_gpu() -> None:
     """Each worker of a machine takes another GPU, as far as there are any."""
-    cupy = importlib.import_module("cupy")
-    cupy.cuda.Device(node()[0] % cupy.cuda.runtime.getDeviceCount()).use()
+    cuda.share_devices(node()[0])
 
 
 def cores() -> int | None:
@@ -144,6 +152,23 @@ def clock() -> Iterator[None]:
         yield
     finally:
         spent[0] += time.perf_counter() - begin
+
+
+def wait(requests: list[Any]) -> None:
+    """Wait until communication that was begun is done; whoever else wants this core has it meanwhile.
+
+    It ends all workers where one has left that this one waits for.
+    """
+    from mpi4py import MPI
+
+    status, since = MPI.Status(), 0.0
+    with clock():
+        while not MPI.Request.Testall(requests):
+            time.sleep(0)
+            if ending().Iprobe(status=status):
+                since = since or time.monotonic()
+                if time.monotonic() - since > PATIENCE:  # it has left, and what it sent before has had its time
+                    end_without(status.source)
 
 
 def seconds() -> float:
@@ -181,8 +206,8 @@ def first_of(comm: Any, function: Callable[..., Any], *arguments: Any) -> Any:
             result = function(*arguments)
         except Exception as raised:
             error = raised
-    with clock():
-        others, failed = comm.bcast((result, error))
+    wait([comm.Ibarrier()])
+    others, failed = comm.bcast((result, error))
     if failed is not None:
         raise failed if error is None else error
     return result if comm.rank == 0 else others
@@ -191,13 +216,17 @@ def first_of(comm: Any, function: Callable[..., Any], *arguments: Any) -> Any:
 def gathered(value: Any) -> list[Any]:
     """What each worker gave, on all of them."""
     comm = communicator()
-    return [value] if comm is None else comm.allgather(value)
+    if comm is None:
+        return [value]
+    wait([comm.Ibarrier()])
+    return comm.allgather(value)
 
 
 def check_same(facts: Mapping[str, Any], comm: Any = None) -> None:
     """Errors: ValueError, on every worker, where one of these facts is not the same on all: which, and who has what."""
     comm = communicator() if comm is None else comm
     if comm is not None:
+        wait([comm.Ibarrier()])
         first_of(comm, compare, comm.gather(dict(facts)))
 
 
@@ -239,6 +268,31 @@ def end_all(kind: type[BaseException], error: BaseException, trace: Any) -> None
     sys.stdout.flush()
     if not alike:
         comm.Abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
+
+
+def leave() -> None:
+    """At the end of the program: say so to the others, and stay until they are at theirs."""
+    from mpi4py import MPI
+
+    if MPI.Is_finalized():
+        return
+    comm = ending()
+    others = [rank for rank in range(comm.size) if rank != comm.rank]
+    said = [comm.isend(None, rank) for rank in others]
+    for rank in others:
+        while not comm.Iprobe(source=rank):
+            time.sleep(0.01)
+        comm.recv(source=rank)
+    for one in said:
+        one.wait()
+
+
+def end_without(gone: int) -> None:
+    """End all workers, since one has left that this one waits for."""
+    comm = ending()
+    words = f"rank {comm.rank} of {comm.size} waits for rank {gone}, whose program is at its end"
+    print(f"{words}: does every worker make the same steps?", file=sys.stderr, flush=True)
+    comm.Abort(1)
 
 
 def end_with(words: str, error: BaseException, status: int) -> int:

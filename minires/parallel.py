@@ -14,7 +14,7 @@ import numpy as np
 
 from minires.backend import Array, array_module, to_numpy
 from minires.graph import Node, Watcher, mode, topological_order
-from minires.launch import alone, check_same, clock, communicator, first, message, seconds, separate
+from minires.launch import alone, check_same, clock, communicator, first, message, seconds, separate, wait
 from minires.tensor import Tensor, wrap
 
 __all__ = ["alone", "backward", "broadcast", "check_same", "first", "rank", "seconds", "size", "total"]
@@ -40,8 +40,7 @@ def broadcast(state: Mapping[str, Tensor]) -> None:
     if size() == 1:
         return
     check_same({name: f"{tensor.dtype} {tensor.shape}" for name, tensor in state.items()})
-    with clock():
-        values = communicator().bcast({name: to_numpy(tensor.array) for name, tensor in state.items()})
+    values = first(lambda: {name: to_numpy(tensor.array) for name, tensor in state.items()})
     for name, tensor in state.items():
         tensor.array[...] = array_module(tensor.array).asarray(values[name])
 
@@ -50,11 +49,10 @@ def total(x: Array) -> Array:
     """The sum over all workers of arrays of one shape. Shapes: x any -> the same, a new array."""
     if size() == 1:
         return x.copy()
-    with clock():
-        sent = message(x)
-        result = array_module(sent).empty_like(sent)
-        communicator().Allreduce(sent, result)
-    return array_module(x).asarray(result).reshape(x.shape)
+    sent = message(x)
+    result = array_module(sent).empty_like(sent)
+    wait([communicator().Iallreduce(sent, result)])
+    return array_module(x).asarray(result).reshape(x.shape)  # MPI's array has an axis where x has none
 
 
 def backward(loss: Tensor, parameters: Iterable[Tensor], share: float | None = None) -> None:
@@ -65,7 +63,7 @@ def backward(loss: Tensor, parameters: Iterable[Tensor], share: float | None = N
     Errors: as Tensor.backward.
     Source: Li et al. 2020, PyTorch Distributed: buckets in reverse order, sent while backward goes on.
     """
-    if size() == 1:
+    if size() == 1 or loss.node is None:
         loss.backward()
         return
     # Weighed at the start, so that only sums are left to do: synchronised batch norm needs it so.
@@ -140,9 +138,7 @@ class GradientSums(Watcher):
     def wait(self) -> None:
         """Send what is left, and wait for the sums."""
         self.send(waiting_for=float("inf"))  # a parameter may have no gradient here, and have one on another worker
-        with clock():
-            for request in self.requests:
-                request.Wait()
+        wait(self.requests)
         for bucket, sent in zip(self.buckets, self.sent, strict=True):
             if sent is not bucket.flat:
                 bucket.flat[...] = array_module(bucket.flat).asarray(sent)

@@ -30,6 +30,7 @@ LAYERS = {
     "BatchNorm2d that averages": (lambda: nn.BatchNorm2d(4, momentum=None), IMAGE),
     "BatchNorm2d without parameters": (lambda: nn.BatchNorm2d(4, affine=False), IMAGE),
     "BatchNorm2d without statistics": (lambda: nn.BatchNorm2d(4, track_running_stats=False), IMAGE),
+    "SyncBatchNorm": (lambda: nn.SyncBatchNorm(4), IMAGE),
     "ReLU": (nn.ReLU, IMAGE),
     "ReLU in place": (lambda: nn.ReLU(inplace=True), IMAGE),
     "Sigmoid": (nn.Sigmoid, IMAGE),

@@ -23,6 +23,7 @@ import minires
 import minires.functional as F
 from minires import launch, nn, parallel
 from minires.data import DataLoader
+from minires.training import evaluate
 
 HERE = Path(__file__).parent
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # mpich's wheel puts it there
@@ -174,6 +175,7 @@ def test_the_start(tmp_path):
         assert worker["first"] == [0, "said"]
         assert worker["total"] == [3, 6, 9]
         assert worker["alone"] == [1, 1]
+        assert furthest(evaluate(workers.Net(0), workers.images(7, 2)), worker["score"]) < 1e-12, "6 are cut, 1 is not"
 
 
 # ---- Kept and taken up again -----------------------------------------------------------------------------------------
@@ -251,6 +253,15 @@ def test_a_worker_that_is_killed(tmp_path):
 
 
 @needs_mpi
+@pytest.mark.parametrize("how", ["code", "normally", "early"])
+def test_a_worker_that_leaves(how, tmp_path):
+    """With sys.exit(3); at its end, as if it had fewer steps; before it started MPI, while the others wait there."""
+    said, status = failed(2, HERE / "workers.py", "leaves", ".", how, folder=tmp_path)
+    words = "Timeout" if how == "early" else "rank 0 of 2 waits for rank 1, whose program is at its end"
+    assert words in said and status == 1, said
+
+
+@needs_mpi
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -270,9 +281,9 @@ def test_workers_that_do_not_fit(name, words, tmp_path):
 @pytest.mark.parametrize(
     ("n", "options", "words"),
     [
-        (3, ["--model", "resnt20"], "unknown model 'resnt20'"),
+        (2, ["--model", "resnt20"], "unknown model 'resnt20'"),
+        (2, ["--no-such"], "unrecognized arguments: --no-such"),
         (3, ["--batch-size", "32"], "--batch-size counts the images of all workers and must be a multiple of their"),
-        (3, ["--batch-size", "3"], "two images for each at least; got 3"),
         (2, ["--data", "nowhere/here"], "nowhere/here"),
         (2, ["--resume", "nothing"], "no run is there to go on with"),
         (2, ["--lr", "1e9", "--model", "resnet8"], "training has diverged"),
@@ -285,11 +296,15 @@ def test_what_a_user_does_wrong_is_said_once(n, options, words, tmp_path):
 
 @needs_mpi
 def test_other_options_on_another_worker(tmp_path):
-    first, second = ([sys.executable, "-m", "minires", "train", "--lr", lr] for lr in ("0.1", "0.2"))
-    line = [MPIEXEC, "-n", "1", *first, ":", "-n", "1", *second]
-    result = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=LIMIT)
-    assert result.returncode == 2 and "--lr is 0.1 on rank 0 and 0.2 on rank 1" in result.stderr
-    assert not (tmp_path / "runs").exists()
+    for option, words in (
+        ("--lr=0.2", "--lr is 0.05 on rank 0 and 0.2 on rank 1"),
+        ("--model=x", "rank 1 of 2:\nTrace"),
+    ):
+        command = [sys.executable, "-m", "minires", "train"]
+        line = [MPIEXEC, "-n", "1", *command, ":", "-n", "1", *command, option]
+        result = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=LIMIT)
+        assert result.returncode == 2 and words in result.stderr, result.stderr
+        assert not (tmp_path / "runs").exists()
 
 
 @needs_mpi
@@ -352,7 +367,7 @@ def test_an_mpi_that_is_not_the_launchers(tmp_path):
     """Without a launcher's socket MPI sees one process, however many there are."""
     line = [sys.executable, "-m", "minires", "train", "--steps", "1"]
     alien = environment(OMPI_COMM_WORLD_SIZE="4", OMPI_COMM_WORLD_RANK="0")
-    result = subprocess.run(line, cwd=tmp_path, env=alien, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(line, cwd=tmp_path, env=alien, capture_output=True, text=True, timeout=LIMIT)
     assert result.returncode == 2 and "they belong to two kinds of MPI" in result.stderr, result.stderr
 
 
@@ -362,16 +377,9 @@ def test_one_worker_never_imports_mpi4py(without_mpi4py, tmp_path):
         "assert parallel.size() == 1 and parallel.rank() == 0 and 'mpi4py' not in sys.modules; sys.exit(status)"
     )
     line = [sys.executable, "-c", code, "train", "--model", "resnet8", "--steps", "1", "--epochs", "1"]
-    for variables in ({}, {"PMI_SIZE": "1", "PMI_RANK": "0"}):
-        result = subprocess.run(
-            line,
-            cwd=tmp_path,
-            env=environment(**without_mpi4py, **variables),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert result.returncode == 0, result.stderr
+    variables = environment(**without_mpi4py, PMI_SIZE="1", PMI_RANK="0")
+    result = subprocess.run(line, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=LIMIT)
+    assert result.returncode == 0, result.stderr
 
 
 # ---- The parts, in this process --------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def test_parts_of_any_size_equal_the_whole(ends, shape, affine):
     for _, own, _ in results:
         np.testing.assert_allclose(own.mean, cache.mean, rtol=1e-13)
         np.testing.assert_allclose(own.var, cache.var, rtol=1e-13)
-        assert own.count == x.size / 3
+        assert own.number == x.size / 3
     for i, whole in ((1, dgamma), (2, dbeta)):
         found = [grads[i] for _, _, grads in results]
         if affine:

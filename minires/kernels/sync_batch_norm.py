@@ -19,7 +19,7 @@ class SyncBatchNormCache(NamedTuple):
     has_beta: bool
     mean: Array  # (C,), of all workers' values
     var: Array  # (C,), of all workers' values, biased
-    count: float  # all workers' values a channel
+    number: float  # all workers' values a channel
     total: Callable
 
 
@@ -40,18 +40,18 @@ def sync_batch_norm_forward(
     sums = xp.full(C + 1, M, "float64")  # (C + 1,): a sum for each channel, and the number of values
     sums[:C] = rows.sum(axis=1)
     sums = total(sums)
-    count = float(sums[C])
-    if count == 1:
+    number = float(sums[C])
+    if number == 1:
         raise ValueError(f"sync_batch_norm: training needs more than one value a channel, got x of shape {x.shape}")
-    mean = (sums[:C] / count).astype(x.dtype)  # (C,)
+    mean = (sums[:C] / number).astype(x.dtype)  # (C,)
     centred = rows - mean[:, None]  # (C, M)
     squares = xp.matmul(centred[:, None, :], centred[:, :, None])[:, 0, 0]  # (C,): centred . centred, a channel
-    var = total(squares) / count  # (C,)
+    var = total(squares) / number  # (C,)
     inv_std = 1 / xp.sqrt(var + eps)  # (C,)
     x_hat = centred
     x_hat *= inv_std[:, None]  # centred is not needed again: its memory becomes x_hat
     y = scale_and_shift(x_hat, gamma, beta)  # (C, M)
-    cache = SyncBatchNormCache(x_hat, inv_std, gamma, beta is not None, mean, var, count, total)
+    cache = SyncBatchNormCache(x_hat, inv_std, gamma, beta is not None, mean, var, number, total)
     return from_rows(y, x.shape), cache
 
 
@@ -59,7 +59,7 @@ def sync_batch_norm_backward(dy: Array, cache: SyncBatchNormCache) -> tuple[Arra
     """Gradients of sync_batch_norm_forward: every worker's loss depends on every worker's mean and variance.
 
     Shapes: dy (as x) -> dx (as x), dgamma (C,) or None, dbeta (C,) or None.
-    Formula: dx = gamma inv_std (dy - total(sum(dy)) / count - x_hat total(sum(dy x_hat)) / count);
+    Formula: dx = gamma inv_std (dy - total(sum(dy)) / number - x_hat total(sum(dy x_hat)) / number);
         dgamma = sum(dy x_hat) and dbeta = sum(dy) are this worker's parts, which the sum of all gradients adds up.
     Errors: none of its own.
     Source: torch.nn.SyncBatchNorm.
@@ -71,9 +71,9 @@ def sync_batch_norm_backward(dy: Array, cache: SyncBatchNormCache) -> tuple[Arra
     dgamma = xp.matmul(dy_rows[:, None, :], x_hat[:, :, None])[:, 0, 0]  # (C,): dy . x_hat, a channel
     sums = cache.total(xp.stack([dbeta, dgamma]))  # (2, C)
     # Through the variance, through the mean, and the scale of the normalisation itself: as in batch_norm_backward.
-    dx = x_hat * (sums[1] / -cache.count)[:, None]
+    dx = x_hat * (sums[1] / -cache.number)[:, None]
     dx += dy_rows
-    dx -= (sums[0] / cache.count)[:, None]
+    dx -= (sums[0] / cache.number)[:, None]
     scale = cache.inv_std if cache.gamma is None else cache.gamma * cache.inv_std
     dx *= scale[:, None]  # (C, M)
     return (

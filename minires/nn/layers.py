@@ -6,12 +6,15 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from minires import functional as F
+from minires.backend import Array
 from minires.kernels.shapes import pair
 from minires.nn import init
 from minires.nn.module import Module, Parameter
 from minires.tensor import Tensor, wrap
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
 IntOrPair = int | tuple[int, int]
@@ -124,8 +127,9 @@ class BatchNorm2d(Module):
             self.num_batches_tracked.array += 1
         return y
 
-    def total(self) -> None:
+    def total(self) -> Callable[[Array], Array] | None:
         """How sums are taken over several workers: not at all. SyncBatchNorm has another answer."""
+        return None
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
