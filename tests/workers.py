@@ -165,6 +165,7 @@ def start():
     parallel.broadcast(model.state_dict())
     values = parallel.first(lambda: [parallel.rank(), "said"])
     summed = parallel.total(np.arange(3.0) + parallel.rank())
+    assert parallel.total(np.float64(0.5)).shape == (), "a number stays one"
     with parallel.alone():
         inside = [parallel.size(), *parallel.total(np.ones(1))]
     score = evaluate(model, images(7, 2), batch_size=2, sharded=True)
