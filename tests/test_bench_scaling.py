@@ -42,7 +42,7 @@ def test_efficiency_is_the_share_of_computation():
 
 
 def test_the_published_run():
-    """An hour, 90 epochs, batches of 8,192; and a model that is not tuned to it comes near what was published."""
+    """An hour, 90 epochs, batches of 8,192; and the model comes near, though nothing overlaps in it."""
     assert GOYAL.work.compute * GOYAL.machines * 256 == pytest.approx(0.9 * 3600 * 8192 / (90 * 1_281_167 / 8192))
     assert GOYAL.work.gradient == 4 * 25_557_032
     assert abs(efficiency(GOYAL.work, GOYAL.machines, GOYAL.link) - GOYAL.efficiency) < 0.05

@@ -4,10 +4,10 @@
 # You need: the lessons on the chain rule, batch norm and training. It takes less than a minute on two cores. It runs
 # alone, with nothing but the core install; with `pip install ".[mpi]"` several processes share its last part.
 #
-# Where one machine is too slow, several share the work. The simplest way is the one that trained the large networks:
-# every worker has the whole model and a part of each batch. Each computes the gradient of its part, all gradients are
-# averaged, and all workers make the same step. Here you see why that is not an approximation, where batch norm spoils
-# it, what it costs to send a gradient around, and what changes when the batch grows with the workers.
+# Where one machine is too slow, several share the work. The simplest way is data-parallel training: every worker has
+# the whole model and a part of each batch. Each computes the gradient of its part, all gradients are averaged, and all
+# workers make the same step. Here you see why that is not an approximation, where batch norm spoils it, what it costs
+# to send a gradient around, and what changes when the batch grows with the workers.
 
 # %%
 from pathlib import Path
@@ -28,7 +28,14 @@ threadpool_limits(1)  # these matrix products are too small for more threads
 figures = Path(__file__).parent / "figures" if "__file__" in globals() else Path("figures")
 figures.mkdir(exist_ok=True)
 rank, workers = parallel.rank(), parallel.size()
-say = print if rank == 0 else str  # one worker prints for all
+
+
+def say(text):
+    """One worker prints for all."""
+    if rank == 0:
+        print(text)
+
+
 say(f"this is worker {rank} of {workers}")
 
 # %% [markdown]
@@ -104,10 +111,11 @@ for count in (2, 4, 10, 20):
 
 # %% [markdown]
 # This is no small difference, and it is the usual practice all the same: "batch norm per worker". It is not wrong, it
-# is another training, with the noise of a smaller batch in its statistics; with 32 images a worker (Goyal et al. 2017)
-# nobody minds. It does mean that the number of workers changes the result.
+# is another training, with the noise of a smaller batch in its statistics. Where a given batch is cut into more parts,
+# the number of workers changes the result. (Goyal et al. 2017 gave each GPU 32 images however many there were, so the
+# function that they minimised stayed the same.)
 #
-# Synchronised batch norm adds up the sums of all workers before it divides: two small messages a layer forward and one
+# Synchronised batch norm adds up the sums of all workers before it divides: two small sums a layer forward and one
 # backward, and the result is that of one worker with the whole batch. Mean and variance need only sums, and so does the
 # backward: of dy, and of dy times x_hat. Read `SyncBatchNorm` in `minires/nn/sync_batch_norm.py`, and do
 # `minires exercise start batch_norm_backward` with the question in mind which of its sums run over the batch.
@@ -174,9 +182,9 @@ for p in (2, 3, 4, 8, 16):
 #
 # ## What that costs
 #
-# A model of one line: a step takes the time of its computation plus 2 (p - 1) (latency + n / (p bandwidth)). The
-# gradient of ResNet-50 is 102 MB. How long its step takes depends on the worker: a processor core needs seconds for a
-# few images, a machine with eight GPUs of 2017 needs a quarter of a second for 256.
+# A model of one line: a step takes the time of its computation plus 2 (p - 1) (latency + n / (p bandwidth)), n in bytes
+# now. The gradient of ResNet-50 is 102 MB. How long its step takes depends on the worker: a processor core needs
+# seconds for a few images, a machine with eight GPUs of 2017 needs a quarter of a second for 256.
 
 # %%
 published = scaling.GOYAL
@@ -205,10 +213,11 @@ if rank == 0:
     figure.savefig(figures / "13_scaling.png", dpi=90)
 
 # %% [markdown]
-# Two things to see. Slow workers scale well on any network, which is no merit: efficiency compares them with
+# Two things to see. Slow workers scale better on every network, which is no merit: efficiency compares them with
 # themselves. And after the first few workers the curves are nearly flat, since each worker sends less than twice the
 # gradient; only the latencies add up, slowly. The model is coarse (no overlap with backward, no waiting for a slower
-# worker, assumed latencies), and it lands within 5 % of the published run.
+# worker, assumed latencies). That it lands within 5 points of the published 90 % says that its size is right, and no
+# more: that run did overlap, and the time of its one machine was worked out here from its hour and the same 90 %.
 #
 # ## A larger batch wants a larger rate
 #
@@ -217,8 +226,9 @@ if rank == 0:
 #
 #     k steps:    w - lr (g1 + g2 + ... + gk)        one large step:    w - k lr (g1 + g2 + ... + gk) / k
 #
-# So the rate grows with the batch: the linear scaling rule of Goyal et al. 2017. At the beginning the weights do not
-# move little, and the large rate can do harm: so it is reached in a warm-up, from the small rate upwards.
+# So the rate grows with the batch: the linear scaling rule, as Goyal et al. 2017 call it (others had used it). At the
+# beginning the weights do not move little, and the large rate can do harm: so it is reached in a warm-up, from the
+# small rate upwards.
 
 
 # %%
@@ -267,9 +277,9 @@ if rank == 0:
 
 # %% [markdown]
 # With 16 times the batch and the same rate, four epochs are far too few steps: the loss is more than 3 times what it is
-# with the rate 16 times as large, which comes near the small batch's. The warm-up of one epoch only costs time here: a
-# ResNet-8 with batch norm survives the large rate from the start. Goyal et al. needed it for batches of 8,192 on
-# ImageNet; it is a remedy, not a law.
+# with the rate 16 times as large, which comes much nearer to the small batch's. The warm-up of one epoch gains
+# nothing here: a ResNet-8 with batch norm survives the large rate from the start. Goyal et al. needed it for batches
+# of thousands of images on ImageNet; it is a remedy, not a law.
 #
 # **Question before you scroll on:** the rule cannot hold for ever. Which assumption breaks when the batch is all of the
 # training images?
@@ -279,10 +289,11 @@ if rank == 0:
 # ## The loop, on as many workers as there are
 #
 # What changes in a training loop is five lines: give all workers the weights of the first, let the loader hand out this
-# worker's part of each batch, use synchronised batch norm if the number of workers must not matter, and let
-# `parallel.backward` average the gradients. Run it with `mpiexec -n 2 python tutorials/13_many_machines.py` and the
-# losses stay what they are. (`mpiexec -n 4 minires train --sync-batch-norm` does the same, and the rest: checkpoints,
-# a progress bar, and an end of all workers when one fails.)
+# worker's part of each batch, use synchronised batch norm if the number of workers must not matter, let
+# `parallel.backward` average the gradients, and add up the loss for whoever reads it. Run it with
+# `mpiexec -n 2 python tutorials/13_many_machines.py` and the losses stay what they are.
+# (`mpiexec -n 4 minires train --sync-batch-norm` does the same, and the rest: checkpoints, a progress bar, and an end
+# of all workers when one fails.)
 
 
 # %%
@@ -323,8 +334,10 @@ assert split[2] > 0.01 and split[20] > split[2]
 assert synced < 1e-12 and np.abs(own - mean).max() > 0.01
 assert max(ring_errors) < 1e-12
 assert all(abs(each - 2 * (p - 1) / p) < 0.01 for p, each in sent_by_each.items())
+for link in scaling.NETWORKS:
+    assert scaling.efficiency(slow, 32, link) > scaling.efficiency(published.work, 32, link)
 assert abs(model_says - published.efficiency) < 0.05
 if rank == 0:
     *_, last_unscaled, last_scaled, last_warm = (curves[name][-1] for name in SETTINGS)
-    assert last_unscaled > 3 * last_scaled and last_scaled < 0.3
+    assert last_unscaled > 3 * last_scaled and max(last_scaled, last_warm) < 0.3
     assert apart < 1e-9

@@ -98,7 +98,7 @@ class ScalingReport(NamedTuple):
             f"THE MODEL, workers like one processor of this machine, on other networks\n{ASSUMPTIONS}",
             *[table(work, LINKS) for work in self.works],
             f"THE MODEL AND A PUBLISHED RUN: {GOYAL.source}, ResNet-50 on ImageNet, {GOYAL.machines} machines of 8\n"
-            f"GPUs, {GOYAL.link.name}. One machine's step of 256 images, by that paper: {machine.compute:.3f} s.\n"
+            f"GPUs, {GOYAL.link.name}. One machine's step of 256 images, from its hour: {machine.compute:.3f} s.\n"
             f"Efficiency: published about {GOYAL.efficiency:.0%}, by the model {by_model:.0%} "
             "(they sent gradients during the backward)",
             table(machine, LINKS),

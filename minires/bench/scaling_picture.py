@@ -27,9 +27,10 @@ def draw(report: ScalingReport, path: str) -> None:
     places = list(range(len(counts)))
     here.bar(places, compute, color="0.75", edgecolor="black", label="computation")
     here.bar(places, waits, bottom=compute, color="white", edgecolor="black", hatch="///", label="communication")
-    here.plot(places, [1e3 * report.predicted(count) for count in counts], "kD", label="the model")
+    predicted = [1e3 * report.predicted(count) for count in counts]
+    here.plot(places, predicted, "kD", label="the model")
     here.set_xticks(places, [str(count) for count in counts])
-    here.set_ylim(0, 1.1 * max(a + b for a, b in zip(compute, waits, strict=True)))
+    here.set_ylim(0, 1.1 * max(*predicted, *[1e3 * one.step for one in report.scaled]))
     here.set(xlabel="workers on this machine", ylabel="ms a step")
     here.set_title(f"Measured: {report.works[0].name}", fontsize=11)
     here.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8)
