@@ -317,6 +317,7 @@ LABELS = {  # where a label stands, in points from its mark, and its side there;
     "resnet101": (9, -9, "left"),
     "resnet152": (9, -10, "left"),
     "wide_resnet50_2": (-9, 4, "right"),
+    "resnext101_32x8d": (-9, 2, "right"),
 }
 figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
 for prefix, (style, label) in families.items():
