@@ -260,8 +260,8 @@ print(check_of_mistake)
 #
 # Look from a pixel's side: x[h] was multiplied by w[0] for output h, by w[1] for output h - 1, by w[2] for output h -
 # 2. So its gradient walks over dy in one direction while it walks over w in the other: dx is dy convolved with the
-# *flipped* kernel, the two channel axes of w exchanged, and a padding of KH - 1 - padding. This is the place in deep
-# learning where a kernel is flipped.
+#    *flipped* kernel, the two channel axes of w exchanged, and a padding of KH - 1 - padding. This is the place in
+#    deep learning where a kernel is flipped.
 #
 # With a stride, only every second place (say) has an output. Spread dy out, zeros in between, to the size that stride
 # 1 would have given; then it is the same again.
@@ -529,10 +529,10 @@ figure.savefig(figures / "03_time_and_memory.png", dpi=90)
 # The bars between say where it comes from. The layout alone, "by pixels, at once", saves the second copy; blocks save
 # the memory; by rows saves two thirds of the copying that is left.
 #
-# "The larger the product, the faster" is wrong too, or at least was on the machine that drew this picture: there the
-# many small products of `conv2d_forward`, copies included, took less time than the one large product alone. The
-# likely reason: a small product finds its numbers in the cache, where they were put a moment ago. Another machine may
-# say otherwise: look at your own bars.
+# "The larger the product, the faster" is not so either. On the machine that drew this picture, the many small
+# products of `conv2d_forward`, copies and all, took about as long as the one large product alone, and in quiet
+# moments less. The likely reason: a small product finds its numbers in the cache, where they were put a moment ago.
+# Another machine may say otherwise: look at your own bars.
 #
 # Now the backward: time, and what each version keeps for it until then.
 
@@ -578,5 +578,5 @@ assert as_matrix < 1e-12 and transposed < 1e-12 and undone > 0.1 and len(np.uniq
 assert one_by_one < 1e-12 and no_copy and shared
 assert max(differences.values()) < 1e-10 and backward_apart < 1e-10 and small_plan.by_rows
 assert cols.nbytes == 9 * x.nbytes and keeps_x
-assert memory["textbook im2col"] > 2 * cols.nbytes / 1e6 and memory[SHIPPED] < memory["textbook im2col"] / 5
+assert memory["textbook im2col"] > 1.9 * cols.nbytes / 1e6 and memory[SHIPPED] < memory["textbook im2col"] / 5
 assert times["loops (scaled up)"] > 100 * times["textbook im2col"]

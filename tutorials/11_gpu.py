@@ -210,7 +210,7 @@ for name, answers in manners.items():
 # - Indices wrap: 5 becomes 5 modulo 3. A wrong class number raises an error on the host; on the device nobody looks,
 #   since looking would mean waiting, and the loss becomes NaN.
 # - NumPy keeps the memory order of its operands, CuPy writes row-major. MiniRes keeps images last in memory, so
-#   `relu_forward` passes `out=xp.empty_like(x)`: with the plain call every following layer would first copy.
+#   `relu_forward` passes `out=xp.empty_like(x)`: with the plain call the next layer would have to copy first.
 # - `asarray` shares or copies: an update in place may or may not reach the caller's array. Kernels do not write into
 #   their arguments unless they are told to, and here is one more reason.
 # - Some keywords are missing. That is found by a list of names and keywords, taken from CuPy.
@@ -306,9 +306,9 @@ if strict_cupy:
 # A view is free. A mask as an index waits, since the size of the result depends on the values; `where` does the same
 # work without. MiniRes's im2col takes `as_strided` for its windows, because `sliding_window_view` copies and waits.
 #
-# Two lines are two launches. Where many small steps follow each other, `one_launch` in `minires/backend.py` has CuPy
-# compile them into one kernel (`cupy.fuse`). On the host it is the function itself, so you can step through it. The
-# update of SGD is such a chain, for every parameter of the network.
+# Two operations are two launches. Where many small steps follow each other, `one_launch` in `minires/backend.py` has
+# CuPy compile them into one kernel (`cupy.fuse`). On the host it is the function itself, so you can step through it.
+# The update of SGD is such a chain, for every parameter of the network.
 
 # %%
 apart = fused = 0
