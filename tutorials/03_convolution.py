@@ -530,9 +530,9 @@ figure.savefig(figures / "03_time_and_memory.png", dpi=90)
 # the memory; by rows saves two thirds of the copying that is left.
 #
 # "The larger the product, the faster" is not so either. On the machine that drew this picture, the many small
-# products of `conv2d_forward`, copies and all, took about as long as the one large product alone, and in quiet
-# moments less. The likely reason: a small product finds its numbers in the cache, where they were put a moment ago.
-# Another machine may say otherwise: look at your own bars.
+# products of `conv2d_forward`, copies and all, took about as long as the one large product alone, and in some runs
+# less. The likely reason: a small product finds its numbers in the cache, where they were put a moment ago. Another
+# machine may say otherwise: look at your own bars.
 #
 # Now the backward: time, and what each version keeps for it until then.
 
