@@ -260,7 +260,7 @@ def draw_circle(axes):
     for arrow, color, name in arrows:
         axes.annotate("", x_hat + arrow, x_hat, arrowprops={"arrowstyle": "->", "color": color, "linewidth": 2})
         axes.annotate(name, x_hat + arrow, (4, 4), textcoords="offset points", color=color, fontsize=8)
-    axes.set(xlim=(-2.2, 5.8), ylim=(-2.2, 3), xlabel="along (1, -1, 0)", ylabel="along (1, 1, -2)", aspect="equal")
+    axes.set(xlim=(-2.2, 6.6), ylim=(-2.2, 3), xlabel="along (1, -1, 0)", ylabel="along (1, 1, -2)", aspect="equal")
     axes.set_title("M = 3")
     axes.legend(fontsize=8, loc="lower right")
 
