@@ -268,6 +268,19 @@ def test_two_causes_are_both_named():
     assert report.codes == {"kernel-flipped", "scale-by-N"}
 
 
+def test_each_of_two_causes_has_its_own_evidence():
+    def backward(dy, cache):
+        dx, dgamma, dbeta = kernels.batch_norm_backward(dy, cache)
+        centred = dy - dy.mean(axis=(0, 2, 3), keepdims=True)
+        return centred * cache.inv_std[:, None, None], dgamma, (dy * (dy == dy[-1])).sum(axis=(0, 2, 3))
+
+    report = check_kernel(kernels.batch_norm_forward, backward, kind="batch_norm")
+    evidence = {finding.code: finding.evidence for finding in report.findings}
+    assert evidence["bn-missing-gamma"] == ""
+    assert evidence["bn-var-constant"] == "the term x_hat mean(dy x_hat) is missing"
+    assert evidence["last-sample-only"] == "it is the gradient of sample 2 alone"
+
+
 def test_other_sizes_tell_a_batch_of_two_from_a_factor_of_two():
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal((2, 4, 5, 6)), rng.standard_normal((3, 4, 3, 3)), rng.standard_normal(3)]
