@@ -1,8 +1,8 @@
 # %% [markdown]
 # # What the network does
 #
-# You need: lesson 06 (deeper is worse) and lesson 07 (the residual block). It takes about a minute on one quiet core,
-# up to four on a busy machine.
+# You need: lesson 06 (deeper is worse) and lesson 07 (the residual block). It takes about a minute on two cores, up to
+# four on a busy machine.
 #
 # The addition F(x) + x lets a deep network be trained. What does it do to the network that comes out? Five
 # experiments from the literature, each repeated here on real digits or on networks fresh from their initial weights:
