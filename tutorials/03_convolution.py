@@ -100,7 +100,7 @@ figure.savefig(figures / "03_filters.png", dpi=90)
 #     OH = floor((H + 2 padding - kernel) / stride) + 1
 #
 # The floor is where people slip: windows that would hang over the edge are left out, so pixels at the right and at
-# the bottom may be in no window at all. Some libraries refuse such strides; PyTorch and MiniRes take them.
+# the bottom may be in no window at all. Some implementations refuse such strides; PyTorch and MiniRes take them.
 #
 # **Question before you scroll on:** an image of 8x8, a 3x3 kernel, stride 2, no padding. How many windows are there?
 # Which pixels does none of them see, and what is the gradient there?
@@ -122,7 +122,7 @@ print(f"the largest gradient in the last row and column: {np.abs(untiled_dx[0, 0
 
 # %% [markdown]
 # Nothing that a pixel outside every window does changes y, so its gradient is exactly 0. Count the windows of the
-# other pixels too: those numbers come back below.
+# other pixels too: numbers of that kind come back below.
 #
 # ## im2col: every window becomes a row
 #
@@ -258,10 +258,10 @@ print(check_of_mistake)
 #
 # ## dx is a convolution too
 #
-# Look from a pixel's side: x[h] was multiplied by w[0] for output h, by w[1] for output h - 1, by w[2] for output h -
-# 2. So its gradient walks over dy in one direction while it walks over w in the other: dx is dy convolved with the
-#    *flipped* kernel, the two channel axes of w exchanged, and a padding of KH - 1 - padding. This is the place in
-#    deep learning where a kernel is flipped.
+# Look from a pixel's side, along one axis: x[h] was multiplied by w[0] for output h, by w[1] for the output before,
+# h - 1, and by w[2] for the one before that. So its gradient walks over dy in one direction while it walks over w in
+# the other: dx is dy convolved with the *flipped* kernel, the two channel axes of w exchanged, and a padding of
+# KH - 1 - padding. This is the place in deep learning where a kernel is flipped.
 #
 # With a stride, only every second place (say) has an output. Spread dy out, zeros in between, to the size that stride
 # 1 would have given; then it is the same again.
@@ -290,9 +290,10 @@ for size, stride, padding in ((5, 1, 1), (5, 2, 1), (6, 2, 0), (7, 3, 1)):  # th
 # %% [markdown]
 # ## A convolution is a matrix
 #
-# y depends on x linearly, so there is a matrix T with y = T x, x and y as long vectors. Its columns are the outputs
-# for images with a single 1. Nobody computes that way, but it shows what a convolution is: each row holds the same
-# nine weights, moved, and zeros for all the rest.
+# y depends on x linearly (without a bias), so there is a matrix T with y = T x, x and y as long vectors. Its columns
+# are the outputs for images with a single 1. Nobody computes that way, but it shows what a convolution is: each row
+# holds the same nine weights, moved (fewer of them at the border, where the others lie on padding), and zeros for all
+# the rest.
 
 # %%
 w = rng.standard_normal((1, 1, 3, 3))
@@ -347,8 +348,8 @@ print(f"1x1: largest difference from a matrix product {one_by_one:.0e}; its colu
 # %% [markdown]
 # ## What im2col costs
 #
-# For a 3x3 kernel with stride 1, cols holds every pixel nine times. For one layer of ResNet-20, 16 channels of 32x32
-# and a batch of 32, in float32:
+# For a 3x3 kernel with stride 1 and padding 1, cols holds nine numbers for every pixel. For one layer of ResNet-20, 16
+# channels of 32x32 and a batch of 32, in float32:
 
 # %%
 N, C, SIZE, O = 32, 16, 32, 16
@@ -374,7 +375,7 @@ print(f"x {x.nbytes / 1e6:.1f} MB, cols {cols.nbytes / 1e6:.1f} MB: {cols.nbytes
 #    copy: stored row by row, the three rows that an output row needs are neighbours in memory already.
 # 3. *In blocks.* It builds the columns of a few output rows at a time, few enough to stay in a core's cache, and
 #    multiplies them at once.
-# 4. *x is kept, not cols.* The backward makes the columns again. Copying twice costs less than waiting for memory.
+# 4. *x is kept, not cols.* The backward makes the columns that it needs itself, block by block, in the cache again.
 #
 # The second is the one to see. Here are the shifted copies of the numbered image, for a 3x3 kernel (one image, one
 # channel), as they lie in memory:
@@ -428,14 +429,14 @@ def plans(x, w, padding):
     }
 
 
-plan = conv2d_plan(conv2d_size(x, w, None, 1, 1, 1, 1), x.itemsize)
-print(f"conv2d_forward cuts this convolution into {len(plan.blocks)} blocks; by rows: {plan.by_rows}; the first:")
-print(plan.blocks[0])
+layer_plan = conv2d_plan(conv2d_size(x, w, None, 1, 1, 1, 1), x.itemsize)
+print(f"conv2d_forward cuts this layer into {len(layer_plan.blocks)} blocks; by rows: {layer_plan.by_rows}; the first:")
+print(layer_plan.blocks[0])
 
 # %% [markdown]
 # ## All the same numbers
 #
-# In float64, on a rectangular batch that no block size divides, every version must give the same.
+# In float64, on a batch with odd sizes, every version must give the same.
 
 # %%
 small_x, small_w = rng.standard_normal((13, 3, 9, 11)), rng.standard_normal((5, 3, 3, 3))
@@ -538,10 +539,12 @@ figure.savefig(figures / "03_time_and_memory.png", dpi=90)
 
 # %%
 y, textbook_cache = kernels.conv2d_im2col_forward(x, w, padding=1)
-_, shipped_cache = kernels.conv2d_forward(x, w, padding=1)
+shipped_y, shipped_cache = kernels.conv2d_forward(x, w, padding=1)
+outputs_apart = float(np.abs(shipped_y - y).max() / np.abs(y).max())
+print(f"forward: {len(layer_plan.blocks)} blocks against one: they differ by {outputs_apart:.0e} of the largest output")
 dy = rng.standard_normal((O, SIZE, SIZE, N)).astype(np.float32).transpose(3, 0, 1, 2)
-textbook_ms = milliseconds(lambda: kernels.conv2d_im2col_backward(dy, textbook_cache), 3)
-shipped_ms = milliseconds(lambda: kernels.conv2d_backward(dy, shipped_cache), 3)
+textbook_ms = milliseconds(partial(kernels.conv2d_im2col_backward, dy, textbook_cache), 3)
+shipped_ms = milliseconds(partial(kernels.conv2d_backward, dy, shipped_cache), 3)
 keeps_x = shipped_cache.x is x
 print(f"backward: textbook {textbook_ms:.1f} ms, keeps {textbook_cache.cols.nbytes / 1e6:.1f} MB of columns;")
 print(f"          shipped {shipped_ms:.1f} ms, keeps x itself, which is there anyway: {keeps_x}")
@@ -577,6 +580,7 @@ assert max(flips) < 1e-10
 assert as_matrix < 1e-12 and transposed < 1e-12 and undone > 0.1 and len(np.unique(dense[dense != 0])) == 9
 assert one_by_one < 1e-12 and no_copy and shared
 assert max(differences.values()) < 1e-10 and backward_apart < 1e-10 and small_plan.by_rows
+assert outputs_apart < 1e-5  # float32
 assert cols.nbytes == 9 * x.nbytes and keeps_x
 assert memory["textbook im2col"] > 1.9 * cols.nbytes / 1e6 and memory[SHIPPED] < memory["textbook im2col"] / 5
 assert times["loops (scaled up)"] > 100 * times["textbook im2col"]
