@@ -104,9 +104,10 @@ for name in NAMES:
     print(f"{name:30} {last_epoch[name]:20.1%} {judged[name]:28.1%} {tested[name]:6.1%}")
 
 # %% [markdown]
-# Draw it as He et al. did in their figure 6, the deeper network bold, and put their published numbers below. The
-# settings differ: theirs are test errors on photographs after tens of thousands of steps, with networks at least
-# twice as wide; ours are training errors on small digits, after 8 epochs.
+# Draw plain and residual side by side, as He et al. did in their figure 6 (bold is our deeper network; in the paper
+# it is the test error), and put their published numbers below. The settings differ: theirs are errors on held-out
+# photographs after tens of thousands of steps or more, with networks at least twice as wide; ours are training errors
+# on small digits, after 8 epochs.
 
 # %%
 # He et al. 2015. ImageNet, top-1 error in percent, ten crops (tables 2 and 3; ResNet-34 with option A).
@@ -268,7 +269,7 @@ for family in ("plain", "resnet"):
 # times over 56 layers, more than 100,000 times over 110. With the skip it grows slowly: less than 100 times over
 # 110 layers. "Without skips the gradients vanish", the usual explanation of ResNets, does not describe the plain
 # networks that they were compared with: those had batch norm, and the paper says itself that they do not vanish
-# there.
+# there. (It calls their norms healthy; its plain ImageNet networks had at most 34 layers.)
 #
 # So where do gradients vanish? Take batch norm out of the plain network, and compare two initialisations of the
 # kernels: Kaiming's, made for ReLU, and the default of `nn.Conv2d`, ours and PyTorch's, with a variance 6 times
@@ -370,8 +371,8 @@ for name, values in (("Kaiming", kaiming[1]), ("default", default[1])):
 #     s sqrt(1/2) / (s sqrt((pi - 1)/(2 pi))) = sqrt(pi / (pi - 1))
 #
 # a layer: more than 1, since the variance that batch norm sees is less than the half that the ReLU lets pass. And s
-# is gone: no initialisation helps (Yang et al. 2019). Without batch norm the factor is s sqrt(1/2): it is 1 for
-# Kaiming's s^2 = 2, which was made for it, and sqrt(1/2) for s^2 = 1. Try both on 50 wide layers.
+# is gone: no variance of the weights helps (Yang et al. 2019). Without batch norm the factor is s sqrt(1/2): it is 1
+# for Kaiming's s^2 = 2, which was made for it, and sqrt(1/2) for s^2 = 1. Try all of it on 50 wide layers.
 
 # %%
 LAYERS, UNITS = 50, 128  # and as many images as units
@@ -468,10 +469,11 @@ for name in ("plain56", "resnet56"):
 
 # %% [markdown]
 # The first step of plain-56 is longer than the first kernel itself, and throws it anywhere. Batch norm does not
-# mind the length of the kernels before it: the outputs stay the same, and the gradient is divided by the length. So
-# the kernel ends up more than 10 times as long as it was, and hardly moves any more: a step is less than a
-# thousandth of it (0.001). First thrown, then frozen. (Yang et al. saw it too: after a single step the gradients
-# are of far less different sizes. Whoever measures only now finds small ones at the front, and says "vanished".)
+# mind the length of the kernel before it: the outputs stay the same, so the gradient is at right angles to the
+# kernel, and a step along it can only lengthen that; and the longer the kernel, the smaller its gradient. It ends
+# up more than 10 times as long as it was, and hardly moves any more: a step is less than a thousandth of it
+# (0.001). First thrown, then frozen. (Yang et al. saw a part of this: after a single step the gradients are of far
+# less different sizes. Whoever measures only now may find small ones at the front, and say "vanished".)
 #
 # Is it the cause? Then steps of equal size should be a cure: scale every gradient so that each weight matrix
 # changes by one hundredth (0.01) of its length a step, before momentum, whatever the gradient's own size. (You et
@@ -504,9 +506,10 @@ print("equal steps, wrong in the last epoch:", ", ".join(f"{name} {error:.1%}" f
 
 # %% [markdown]
 # Equal steps train plain-20 (to fewer than 20% errors in 5 epochs), and plain-56 still makes more than 3 times its
-# errors. So the sizes of the gradients are not the whole reason: "they explode" is true, and as an explanation it
-# is no better than "they vanish". Another candidate is their direction: in a deep plain network the gradients at
-# two neighbouring inputs have almost nothing to do with each other (Balduzzi et al. 2017).
+# errors. (One seed and one share: a test, not a proof. Yang et al. do take the explosion for the cause.) So the sizes
+# of the gradients are hardly the whole reason: "they explode" is true, and does not explain enough. Another candidate
+# is their direction: in a deep plain network the gradients at two neighbouring inputs have almost nothing to do with
+# each other (Balduzzi et al. 2017).
 # `tutorials/10_what_the_network_does.py` measures that, and `tutorials/07_residual_block_in_detail.py` looks at the
 # one line that mends it: read `residual_add_backward` in `minires/kernels/residual.py`.
 #

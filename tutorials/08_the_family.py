@@ -3,10 +3,10 @@
 #
 # You need: the blocks of lesson 07. It takes about half a minute on two cores.
 #
-# All residual networks of the papers are rows of one table. Here you write that table down, work out what each network
-# costs from the row alone, and hold the result against the networks that MiniRes builds and against the published
-# counts. Then a thousand layers run for real; then come weights: their names, their files, how other people's are
-# loaded, and how to find out layer by layer whether two networks are the same.
+# The best-known residual networks are rows of one table. Here you write that table down, work out what each network
+# costs from the row alone, and hold the result against the networks that MiniRes builds and against counts made on
+# torchvision's. Then a thousand layers run for real; then come weights: their names, their files, how other people's
+# are loaded, and how to find out layer by layer whether two networks are the same.
 
 # %%
 import copy
@@ -191,7 +191,7 @@ COUNTED = {
 print("                     parameters     multiply-adds")
 for name, row in TABLE.items():
     same = (parameters(row), macs(row)) == COUNTED[name]
-    print(f"{name:17} {parameters(row):14,} {macs(row):17,}  {'as published' if same else 'NOT as published'}")
+    print(f"{name:17} {parameters(row):14,} {macs(row):17,}  {'as counted' if same else 'NOT as counted'}")
 
 # %% [markdown]
 # "FLOPs" in the papers are these multiply-adds; elsewhere a FLOP is one addition or one multiplication, and the same
@@ -245,8 +245,9 @@ figure.savefig(figures / "08_stages.png", dpi=80)
 
 # %% [markdown]
 # The last stage holds more than half of the parameters and does less than a quarter of the work. Twice the channels are
-# four times the weights; half the image in both directions is a quarter of the pixels. So a block costs the same work
-# in every stage, and four times the parameters in each next one.
+# four times the weights; half the image in both directions is a quarter of the pixels. So a block (but for the first
+# of a stage) costs the same work in every stage, and four times the parameters in each next one. The dark bars differ
+# mostly because the stages have different numbers of blocks.
 #
 # ## v1 and v1.5 again
 #
@@ -341,8 +342,9 @@ figure.savefig(figures / "08_family.png", dpi=80)
 # From 18 to 152 layers accuracy rises all the way, by less and less. And depth is not the only way up: the wide
 # ResNet-50 has the multiply-adds of ResNet-152, a third of its layers, and is as accurate (at 14% more parameters).
 #
-# These are all of one recipe of training. torchvision's newer weights of the very same ResNet-50 have 80.858% where the
-# older have 76.130%: more than any network in this picture. Compare networks by accuracy only where the recipe is one.
+# These are all of nearly one recipe of training. torchvision's newer weights of the very same ResNet-50 have 80.858%
+# where the older have 76.130%: more than any network in this picture. Compare networks by accuracy only where the
+# recipe is one.
 
 # %%
 newer_resnet50 = 80.858  # torchvision, weights "imagenet-v2"
@@ -405,10 +407,10 @@ print(
 # (One channel in place of three: 288 weights fewer than in the table.) Time and memory grow in proportion to the depth,
 # and a gradient reaches the first of 1,202 layers.
 #
-# Does it help? The paper trained it, found more error than with 110 layers, and took that for overfitting; it has been
-# told ever since as the proof that a network can be too deep. With nearly the same recipe a public PyTorch version has
-# the least error of all. (That is the best of its epochs on the test images, which flatters every point of the lower
-# line a little.)
+# Does it help? The paper trained it, found more error than with 110 layers, and took that for overfitting; it is often
+# told as the proof that a network can be too deep. With nearly the same recipe a public PyTorch version has its least
+# error there. (That is the best of its epochs on the test images, which flatters every point of the lower line a
+# little.)
 
 # %%
 paper_error = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}  # He et al. 2015, table 6, CIFAR-10
@@ -570,7 +572,7 @@ else:
     print(f"Published weights: put {', '.join(FILES)} into the folder named by MINIRES_DATA to see 804 of 1,000 right.")
 
 # %% [markdown]
-# What is left between the two libraries are float32 sums in another order.
+# What is left between the two libraries is rounding, here as in the small network.
 #
 # Next: lesson 09 trains these networks. If you have not yet written a whole block's backward yourself, now is the time:
 # `minires exercise start basic_block_backward`.
@@ -578,7 +580,7 @@ else:
 # Every claim that was made, once more:
 
 # %%
-# the arithmetic, the published counts and the networks
+# the arithmetic, the counts and the networks
 for name, row in TABLE.items():
     assert (parameters(row), macs(row)) == COUNTED[name], name
     assert depth(row) == int(re.search(r"\d+", name)[0]), name  # the first number in the name

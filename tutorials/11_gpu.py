@@ -211,14 +211,14 @@ for name, answers in manners.items():
 #   since looking would mean waiting, and the loss becomes NaN.
 # - NumPy keeps the memory order of its operands, CuPy writes row-major. MiniRes keeps images last in memory, so
 #   `relu_forward` passes `out=xp.empty_like(x)`: with the plain call the next layer would have to copy first.
-# - `asarray` shares or copies: an update in place may or may not reach the caller's array. Kernels do not write into
-#   their arguments unless they are told to, and here is one more reason.
+# - `asarray` shares or copies, and CuPy lets you write to a broadcast view, whose entries share memory: an update in
+#   place may reach more or less than you meant. Kernels do not write into their arguments unless they are told to.
 # - Some keywords are missing. That is found by a list of names and keywords, taken from CuPy.
 # - With a duplicate index, as in `a[[0, 0]] = [1, 2]`, NumPy's last one wins; on a GPU nobody knows which. MiniRes
 #   has no such line. (Neither the stand-in nor one run on a GPU can show that: the absence of a race is read, not
 #   tested.)
 #
-# The line before the last is a surprise for many: NumPy's functions hand a CuPy array on to CuPy, so writing `np.`
+# The line about `np.maximum` is a surprise for many: NumPy's functions hand a CuPy array on to CuPy, so writing `np.`
 # for `xp.` is often no mistake at all, until the function *makes* an array. More on that below.
 #
 # ## Launches, copies, waits
@@ -304,7 +304,8 @@ if strict_cupy:
 
 # %% [markdown]
 # A view is free. A mask as an index waits, since the size of the result depends on the values; `where` does the same
-# work without. MiniRes's im2col takes `as_strided` for its windows, because `sliding_window_view` copies and waits.
+# work without. MiniRes's im2col takes `as_strided` for its windows, because CuPy's `sliding_window_view` uploads
+# the window's shape to check it, and waits for the answer.
 #
 # Two operations are two launches. Where many small steps follow each other, `one_launch` in `minires/backend.py` has
 # CuPy compile them into one kernel (`cupy.fuse`). On the host it is the function itself, so you can step through it.
