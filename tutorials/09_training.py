@@ -541,7 +541,7 @@ print("resumed with the weights and the schedule alone:", np.array_equal(whole, 
 #
 # ## The recipes
 #
-# What the papers did, as options of `minires train`. Each is a row of `RECIPES` in `minires/recipes.py`, and every
+# What the papers did, as options of `minires train`. Each is a row of a table in `minires/recipes.py`, and every
 # value can be overridden on the command line.
 
 # %%
