@@ -33,6 +33,18 @@ def test_the_lessons_are_numbered():
     assert [name[:2] for name in NAMES] == [f"{i:02}" for i in range(len(NAMES))] and len(NAMES) >= 13
 
 
+def test_the_table_of_contents_has_every_lesson_with_a_picture():
+    text = (ROOT / "tutorials" / "README.md").read_text()
+    for lesson in LESSONS:
+        title = CELLS[lesson.stem][0].text.lstrip().partition("\n")[0].removeprefix("# ")
+        section = text.split(f"\n## {lesson.stem[:2]}. {title}\n")[1].partition("\n## ")[0]
+        assert f"]({lesson.name})" in section
+        (picture,) = re.findall(r"!\[[^\]]{20,}\]\(figures/([\w.]+)\)", section)
+        assert picture in pictures_of(lesson)
+    named = re.findall(r"tutorials/(\w+\.py)", text)
+    assert named and set(named) <= {lesson.name for lesson in LESSONS}
+
+
 @each
 def test_a_lesson_runs(begun_lessons, lesson):
     run = begun_lessons.result(lesson)
