@@ -245,6 +245,28 @@ def test_an_upstream_of_ones_would_have_let_it_pass():
     assert check_kernel(kernels.batch_norm_forward, nothing, kind="batch_norm").codes == {"zero"}
 
 
+def test_dy_is_not_the_input_that_the_same_seed_draws():
+    """With dy = x the right dx of a normalisation is 0, and its mistakes are lost in rounding."""
+    x = np.random.default_rng(0).standard_normal((3, 4, 5, 7))
+    seen = []
+
+    def backward(dy, cache):
+        seen.append(dy)
+        return kernels.batch_norm_backward(dy, cache)[0]
+
+    assert check_kernel(kernels.batch_norm_forward, backward, [x]).ok
+    assert abs(np.corrcoef(seen[0].ravel(), x.ravel())[0, 1]) < 0.5
+    seen.clear()
+
+    def watched(z):
+        y = F.batch_norm(z, None, None, training=True)
+        y.node.backward = backward
+        return y
+
+    assert check_function(watched, Tensor(x, requires_grad=True)).ok
+    assert abs(np.corrcoef(seen[0].ravel(), x.ravel())[0, 1]) < 0.5
+
+
 def test_a_report_is_for_people_and_programs():
     def negative(dy, cache):
         return -2 * cache * dy
@@ -266,6 +288,19 @@ def test_two_causes_are_both_named():
 
     report = check_kernel(kernels.conv2d_forward, backward, kind="conv2d")
     assert report.codes == {"kernel-flipped", "scale-by-N"}
+
+
+def test_each_of_two_causes_has_its_own_evidence():
+    def backward(dy, cache):
+        dx, dgamma, dbeta = kernels.batch_norm_backward(dy, cache)
+        centred = dy - dy.mean(axis=(0, 2, 3), keepdims=True)
+        return centred * cache.inv_std[:, None, None], dgamma, (dy * (dy == dy[-1])).sum(axis=(0, 2, 3))
+
+    report = check_kernel(kernels.batch_norm_forward, backward, kind="batch_norm")
+    evidence = {finding.code: finding.evidence for finding in report.findings}
+    assert evidence["bn-missing-gamma"] == ""
+    assert evidence["bn-var-constant"] == "the term x_hat mean(dy x_hat) is missing"
+    assert evidence["last-sample-only"] == "it is the gradient of sample 2 alone"
 
 
 def test_other_sizes_tell_a_batch_of_two_from_a_factor_of_two():

@@ -26,11 +26,23 @@ NOTEBOOKS = ["01_chain_rule", "04_batch_norm"]
 
 
 def pictures_of(lesson):
-    return re.findall(r'figures / "([\w.]+)"', lesson.read_text())
+    return list(dict.fromkeys(re.findall(r'figures / "([\w.]+)"', lesson.read_text())))
 
 
 def test_the_lessons_are_numbered():
     assert [name[:2] for name in NAMES] == [f"{i:02}" for i in range(len(NAMES))] and len(NAMES) >= 13
+
+
+def test_the_table_of_contents_has_every_lesson_with_a_picture():
+    text = (ROOT / "tutorials" / "README.md").read_text()
+    for lesson in LESSONS:
+        title = CELLS[lesson.stem][0].text.lstrip().partition("\n")[0].removeprefix("# ")
+        section = text.split(f"\n## {lesson.stem[:2]}. {title}\n")[1].partition("\n## ")[0]
+        assert f"]({lesson.name})" in section
+        (picture,) = re.findall(r"!\[[^\]]{20,}\]\(figures/([\w.]+)\)", section)
+        assert picture in pictures_of(lesson)
+    named = re.findall(r"tutorials/(\w+\.py)", text)
+    assert named and set(named) <= {lesson.name for lesson in LESSONS}
 
 
 @each
@@ -59,7 +71,7 @@ def test_it_is_cells_that_ask_and_assert(lesson):
     cells = CELLS[lesson.stem]
     assert cells[0].kind == "prose" and cells[0].text.lstrip().startswith("# ") and len(cells) >= 6
     first = " ".join(cells[0].text.split())
-    assert "You need:" in first and re.search(r"It takes .* on two cores\.", first)
+    assert "You need:" in first and re.search(r"It takes [^.]* on two cores\b", first)
     assert cells[-1].kind == "code" and "assert" in cells[-1].text, "a lesson ends by asserting what its prose claims"
     assert "**Question before you scroll on:**" in prose_of(cells)
     for cell in cells:

@@ -204,9 +204,10 @@ figure.savefig(figures / "00_gradients.png", dpi=80)
 
 # %% [markdown]
 # Many explanations say that the gradients of a deep plain network vanish. With batch norm it is the other way round:
-# on the way back they grow by a constant factor a block, exponentially in depth (a straight line in this picture), so
-# that no learning rate suits both ends. With the skip the growth is slow: dy reaches every block through the
-# additions, past all the convolutions and batch norms on the way; only the ReLU after each addition still masks it.
+# on the way back they grow by a constant factor a block, exponentially in depth (a straight line in this picture).
+# With the skip the growth is slow: dy reaches every block through the additions, past all the convolutions and batch
+# norms on the way; only the ReLU after each addition still masks it. (The growth alone does not explain why the plain
+# network learns so badly: `tutorials/06_deeper_is_worse.py` tests that.)
 #
 # And after training? Take one block at a time out of the trained residual network, without training again, and count
 # how many training digits it then gets wrong.
@@ -234,11 +235,11 @@ figure.savefig(figures / "00_lesions.png", dpi=80)
 
 # %% [markdown]
 # Most blocks can go and the network hardly notices; the first ones matter more. Each block adds a little to what
-# passes by, and the others can do without any single one: a residual network is less a chain than a crowd of paths of
-# different lengths. (Try the same with the plain network once it is shallow enough to train: there every block is a
-# link, and the chain breaks.)
+# passes by, and the others can mostly do without it: a residual network is less a chain than a crowd of paths of
+# different lengths (Veit et al. 2016). (Try the same with the plain network once it is shallow enough to train: there
+# every block is a link, and the chain breaks.)
 
 # %%
 assert errors["residual"] < 0.1 and errors["plain"] > 5 * errors["residual"]
 assert growth["plain"] > 10 * growth["residual"]
-assert np.median(lesions) < 0.2 and lesions.max() > np.median(lesions)
+assert np.median(lesions) - errors["residual"] < 0.1 and lesions[:3].mean() > 2 * np.median(lesions)

@@ -68,7 +68,7 @@ def make_reference(trial: Trial) -> Reference:
     defined = y if trial.definition is None else trial.definition(*inputs, **options)
     dy, gradients, backward_names = None, (), {}
     if trial.backward is not None:
-        dy = np.asarray(np.random.default_rng(1).standard_normal(np.shape(y)))
+        dy = np.asarray(np.random.default_rng([1, 1]).standard_normal(np.shape(y)))
         gradients = as_tuple(trial.backward(dy.copy(), cache))
         backward_names = watch(trial.backward, dy.copy(), cache)
     return Reference(trial, y, cache, dy, gradients, defined, forward_names, backward_names)

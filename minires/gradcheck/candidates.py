@@ -22,7 +22,7 @@ class Candidate(NamedTuple):
 
     codes: tuple[str, ...]
     gradient: np.ndarray
-    evidence: str = ""
+    evidence: str | dict[str, str] = ""  # of all its codes together, or of each
 
 
 class Move(NamedTuple):
@@ -166,12 +166,18 @@ def search(
     for _, _, place, k, left_k, codes, (candidate, move, evidence) in found[:20]:
         _, left2 = fits(moves2[place].gradient, candidates2[k].gradient.reshape(1, -1))
         if left2[0] < FIT:
-            causes = {code: candidate.evidence for code in candidate.codes}
+            causes = {code: evidence_of(candidate, code) for code in candidate.codes}
             causes.update({code: move.evidence for code in move.codes})
             scale = [code for code in codes if code not in causes]
             causes.update({code: evidence for code in scale})
             return Match(list(causes.items()), max(left_k, float(left2[0])))
     return None
+
+
+def evidence_of(candidate: Candidate, code: str) -> str:
+    """What shows one of a candidate's mistakes."""
+    words = candidate.evidence
+    return words.get(code, "") if isinstance(words, dict) else words
 
 
 def rank(entry: tuple) -> tuple:

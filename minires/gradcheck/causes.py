@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minires.gradcheck import causes_batch_norm, causes_convolution, causes_pointwise, causes_pooling
-from minires.gradcheck.candidates import Candidate
+from minires.gradcheck.candidates import Candidate, evidence_of
 from minires.gradcheck.problem import Problem
 
 OF_KIND = {
@@ -30,7 +30,9 @@ def candidates(problem: Problem, which: int, u: np.ndarray) -> list[Candidate]:
         if which > 0:  # and of a parameter's gradient, one sample's share
             for code, part, words in upstream_parts(u)[:2]:
                 for candidate in OF_KIND[problem.kind](problem, which, part):
-                    found.append(Candidate((*candidate.codes, code), candidate.gradient, words))
+                    evidence = {own: evidence_of(candidate, own) for own in candidate.codes}
+                    evidence[code] = words
+                    found.append(Candidate((*candidate.codes, code), candidate.gradient, evidence))
     return found
 
 

@@ -77,8 +77,8 @@ def std_variants(centred, inv_std, eps, axes, M) -> list[tuple[tuple[str, ...], 
     ]
 
 
-def term_variants(u, x, x_hat, centred, inv_std, axes, M) -> list[tuple[tuple[str, ...], np.ndarray, str]]:
-    """What stands for dy - mean(dy) - x_hat mean(dy x_hat)."""
+def term_variants(u, x, x_hat, centred, inv_std, axes, M) -> list[tuple[tuple[str, ...], np.ndarray, dict[str, str]]]:
+    """What stands for dy - mean(dy) - x_hat mean(dy x_hat), with the evidence for each code."""
     mean = u.mean(axes, keepdims=True)
     along = (u * x_hat).mean(axes, keepdims=True)
     bessel = M / (M - 1)
@@ -112,12 +112,16 @@ def term_variants(u, x, x_hat, centred, inv_std, axes, M) -> list[tuple[tuple[st
     found = []
     for mean_codes, first, first_words in means:
         for product_codes, second, second_words in products:
-            codes = mean_codes + product_codes
-            if codes == ("bn-mean-constant", "bn-var-constant"):
-                codes = ("bn-stats-constant",)
-            words = "; ".join(part for part in (first_words, second_words) if part)
-            found.append((tuple(dict.fromkeys(codes)), u - first - second, words))
-    found.append((("bn-running-stats",), u / inv_std, "yours is gamma dy: mean 0 and variance 1 stand for the batch's"))
+            if mean_codes == product_codes or mean_codes + product_codes == ("bn-mean-constant", "bn-var-constant"):
+                codes = mean_codes if mean_codes == product_codes else ("bn-stats-constant",)
+                both = "; ".join(part for part in (first_words, second_words) if part)
+                words = dict.fromkeys(codes, both)
+            else:
+                codes = mean_codes + product_codes
+                words = {**dict.fromkeys(mean_codes, first_words), **dict.fromkeys(product_codes, second_words)}
+            found.append((codes, u - first - second, words))
+    words = {"bn-running-stats": "yours is gamma dy: mean 0 and variance 1 stand for the batch's"}
+    found.append((("bn-running-stats",), u / inv_std, words))
     return found
 
 

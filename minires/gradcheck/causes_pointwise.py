@@ -63,13 +63,13 @@ def ways(codes: tuple[str, ...], skip: np.ndarray, branch: np.ndarray, u: np.nda
     """The two ways of a residual block, counted rightly and wrongly."""
     return [
         Candidate(codes, skip + branch),
-        Candidate((*codes, "res-missing-skip"), branch, "yours is what comes through the branch"),
-        Candidate((*codes, "res-missing-branch"), skip, "yours is what comes through the skip"),
+        Candidate((*codes, "res-missing-skip"), branch, {"res-missing-skip": "yours is what comes through the branch"}),
+        Candidate((*codes, "res-missing-branch"), skip, {"res-missing-branch": "yours is what comes through the skip"}),
         Candidate((*codes, "res-skip-twice"), 2 * skip + branch),
         Candidate((*codes, "res-skip-bypasses-relu"), u + branch),
         Candidate((*codes, "res-averaged"), (skip + branch) / 2),
-        Candidate((*codes, "sign"), skip - branch, "the branch is subtracted"),
-        Candidate((*codes, "factor-2"), skip + 2 * branch, "the branch is counted twice"),
+        Candidate((*codes, "sign"), skip - branch, {"sign": "the branch is subtracted"}),
+        Candidate((*codes, "factor-2"), skip + 2 * branch, {"factor-2": "the branch is counted twice"}),
     ]
 
 

@@ -108,7 +108,7 @@ def combined(problem: Problem, u: np.ndarray, receivers: list) -> list[Candidate
         alone = bool(((weights != 0).sum((0, 1)) <= 1).all())
         for place_codes, dx, place_words in placed(weights * u, problem.inputs[0].shape, *geometry(problem), alone):
             if codes + place_codes:
-                evidence = "; ".join(part for part in (words, place_words) if part)
+                evidence = {**dict.fromkeys(codes, words), **dict.fromkeys(place_codes, place_words)}
                 found.append(Candidate(codes + place_codes, dx, evidence))
     return found
 

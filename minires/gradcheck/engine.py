@@ -43,7 +43,8 @@ def check_function(f: Callable, *tensors: Any, seed: int = 0) -> Report:
         if tensor.array.dtype.kind == "f" and tensor.array.dtype != np.float64:
             raise TypeError(f"check_function: {name} is {tensor.array.dtype}, and needs float64: call .double() on it")
     try:
-        return check_named(f, tensors, checked, np.random.default_rng(seed))
+        # A stream of its own, as in check_kernel: dy must not equal an input that default_rng(seed) drew.
+        return check_named(f, tensors, checked, np.random.default_rng(seed).spawn(1)[0])
     finally:
         for buffer, array in buffers:  # batch norm's running statistics moved with every call
             buffer.array[...] = array
