@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
+from contextlib import redirect_stderr, suppress
 from dataclasses import fields
 
 import minires
@@ -390,17 +392,37 @@ COMMANDS = {
 }
 
 
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """The arguments. Of several workers the first alone says what is wrong, or the one that alone was given it.
+
+    Errors: SystemExit, as argparse.
+    """
+    if launch.launched()[1] == 1:
+        return parser.parse_args(argv)
+    said = io.StringIO()
+    try:
+        with launch.quiet(), redirect_stderr(said):
+            return parser.parse_args(argv)
+    except SystemExit as error:
+        if error.code:
+            with suppress(RuntimeError, ValueError):  # without MPI, each ends by itself
+                launch.communicator()
+            launch.end_with(said.getvalue().rstrip(), error, 2)
+        raise
+
+
 def main(argv: list[str] | None = None) -> int:
     """What the ``minires`` command runs; returns the exit status: 2 for an argument that cannot work."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal of ASCII is no reason to stop
     parser = make_parser()
-    with launch.quiet(errors=True):
-        arguments = parser.parse_args(argv)
+    arguments = parse(parser, argv)
     if arguments.command is None:
         parser.print_help()
         return 2
+    if arguments.command != "train" and launch.launched()[0] > 0:
+        return 0  # what several workers cannot share the first does
     try:
         with launch.quiet():
             return COMMANDS[arguments.command](arguments)

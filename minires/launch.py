@@ -9,11 +9,12 @@ import atexit
 import faulthandler
 import functools
 import os
+import pickle
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -42,14 +43,13 @@ def launched() -> tuple[int, int]:
 
 
 @contextmanager
-def quiet(errors: bool = False) -> Iterator[None]:
-    """What every worker would print, the first prints alone; with errors, also what goes to stderr."""
+def quiet() -> Iterator[None]:
+    """What every worker would print, the first prints alone."""
     if launched()[0] == 0:
         yield
         return
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        with redirect_stderr(nowhere) if errors else nullcontext():
-            yield
+        yield
 
 
 @functools.cache
@@ -87,7 +87,14 @@ def communicator() -> Any:
     atexit.register(leave)
     versions = {"MiniRes": minires.__version__, "NumPy": np.__version__, "Python": sys.version.split()[0]}
     check_same(versions, MPI.COMM_WORLD)
+    for made_together in (node, gradients):  # now: later, some might wait here for others who wait for something else
+        made_together()
     return MPI.COMM_WORLD.Dup()
+
+
+def group() -> Any:
+    """The workers that this one computes with; None for a single process, and inside ``alone``."""
+    return None if separate[0] else communicator()
 
 
 @functools.cache
@@ -100,11 +107,23 @@ def ending() -> Any:
 
 @functools.cache
 def node() -> tuple[int, int]:
-    """The number of this worker on its machine, and how many workers are there. All workers call it together."""
+    """The number of this worker on its machine, and how many workers are there."""
     from mpi4py import MPI
 
-    here = communicator().Split_type(MPI.COMM_TYPE_SHARED)
+    here = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
     return here.rank, here.size
+
+
+@functools.cache
+def gradients() -> Any:
+    """A communicator for gradients alone.
+
+    MPI pairs sums by their order in a communicator, and where workers use other parameters, their gradients come before
+    a sum of synchronised batch norm on one and after it on another.
+    """
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.Dup()
 
 
 @functools.cache
@@ -181,7 +200,7 @@ separate = [False]  # whether inside alone()
 
 @contextmanager
 def alone(really: bool = True) -> Iterator[None]:
-    """Inside, this worker computes as if there were no others: synchronised batch norm does not ask them."""
+    """Inside, this worker computes as if there were no others: it is rank 0 of 1, and nothing here asks them."""
     before, separate[0] = separate[0], really or separate[0]
     try:
         yield
@@ -194,7 +213,7 @@ def alone(really: bool = True) -> Iterator[None]:
 
 def first(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function on rank 0 alone, while the others wait. All get what it returns, or raise what it raises."""
-    comm = communicator()
+    comm = group()
     return function(*arguments) if comm is None else first_of(comm, function, *arguments)
 
 
@@ -207,15 +226,24 @@ def first_of(comm: Any, function: Callable[..., Any], *arguments: Any) -> Any:
         except Exception as raised:
             error = raised
     wait([comm.Ibarrier()])
-    others, failed = comm.bcast((result, error))
+    others, failed = comm.bcast((result, None if error is None else to_send(error)))
     if failed is not None:
         raise failed if error is None else error
     return result if comm.rank == 0 else others
 
 
+def to_send(error: Exception) -> Exception:
+    """An exception as the others can get it: one that holds a file, say, in words."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
 def gathered(value: Any) -> list[Any]:
     """What each worker gave, on all of them."""
-    comm = communicator()
+    comm = group()
     if comm is None:
         return [value]
     wait([comm.Ibarrier()])
@@ -224,7 +252,7 @@ def gathered(value: Any) -> list[Any]:
 
 def check_same(facts: Mapping[str, Any], comm: Any = None) -> None:
     """Errors: ValueError, on every worker, where one of these facts is not the same on all: which, and who has what."""
-    comm = communicator() if comm is None else comm
+    comm = group() if comm is None else comm
     if comm is not None:
         wait([comm.Ibarrier()])
         first_of(comm, compare, comm.gather(dict(facts)))

@@ -14,7 +14,7 @@ import numpy as np
 
 from minires.backend import Array, array_module, to_numpy
 from minires.graph import Node, Watcher, mode, topological_order
-from minires.launch import alone, check_same, clock, communicator, first, message, seconds, separate, wait
+from minires.launch import alone, check_same, clock, first, gradients, group, message, seconds, wait
 from minires.tensor import Tensor, wrap
 
 __all__ = ["alone", "backward", "broadcast", "check_same", "first", "rank", "seconds", "size", "total"]
@@ -23,13 +23,13 @@ BUCKET = 4_000_000  # bytes: few messages, and the first leaves early
 
 
 def rank() -> int:
-    """The number of this worker, from 0. Source: torch.distributed.get_rank."""
-    return 0 if communicator() is None else communicator().rank
+    """The number of this worker, from 0; 0 inside ``alone``. Source: torch.distributed.get_rank."""
+    return 0 if group() is None else group().rank
 
 
 def size() -> int:
     """How many workers there are; 1 inside ``alone``. Source: torch.distributed.get_world_size."""
-    return 1 if separate[0] or communicator() is None else communicator().size
+    return 1 if group() is None else group().size
 
 
 def broadcast(state: Mapping[str, Tensor]) -> None:
@@ -51,7 +51,7 @@ def total(x: Array) -> Array:
         return x.copy()
     sent = message(x)
     result = array_module(sent).empty_like(sent)
-    wait([communicator().Iallreduce(sent, result)])
+    wait([group().Iallreduce(sent, result)])
     return array_module(x).asarray(result).reshape(x.shape)  # MPI's array has an axis where x has none
 
 
@@ -63,7 +63,7 @@ def backward(loss: Tensor, parameters: Iterable[Tensor], share: float | None = N
     Errors: as Tensor.backward.
     Source: Li et al. 2020, PyTorch Distributed: buckets in reverse order, sent while backward goes on.
     """
-    if size() == 1 or loss.node is None:
+    if size() == 1 or loss.node is None or loss.array.size != 1:  # the last two are errors
         loss.backward()
         return
     # Weighed at the start, so that only sums are left to do: synchronised batch norm needs it so.
@@ -132,7 +132,7 @@ class GradientSums(Watcher):
         with clock():
             while len(self.sent) < len(self.buckets) and self.buckets[len(self.sent)].uses <= waiting_for:
                 self.sent.append(message(self.buckets[len(self.sent)].flat))
-                self.requests.append(communicator().Iallreduce(MPI.IN_PLACE, self.sent[-1]))
+                self.requests.append(gradients().Iallreduce(MPI.IN_PLACE, self.sent[-1]))
             MPI.Request.Testall(self.requests)  # MPI moves data on only while it is asked
 
     def wait(self) -> None:

@@ -83,8 +83,10 @@ def resume(out: str, checkpoint_every: str | None = None) -> RunResult:
             check_options(options)
         options.device = device(options)
         split = load(options)
+        model = make_model(options, split)
+        check_workers(options, model, split.train, split.test)
         first(take_up, folder, options, checkpoint is not None)
-        return train(options, split, make_model(options, split), folder, checkpoint)
+        return train(options, split, model, folder, checkpoint)
 
 
 def where_it_stands(folder: Path) -> tuple[TrainOptions, Checkpoint | None]:

@@ -155,8 +155,7 @@ class Training:
         options = self.options
         self.batch, labels = images.to(options.device), labels.to(options.device)
         place = self.step % len(self.loader)
-        count, cut = self.loader.length(place), self.loader.is_cut(place)
-        share = len(labels) / count if cut else 1 / parallel.size()
+        count, share = self.loader.length(place), self.loader.share(place)
 
         def note(loss: Tensor, right: Tensor) -> None:
             if parallel.size() > 1:
@@ -176,7 +175,7 @@ class Training:
             options.clip_norm,
             note,
             share,
-            alike=not cut,
+            alike=not self.loader.is_cut(place),
         )
         self.step += 1
         if self.step < self.steps:
@@ -234,7 +233,8 @@ class Training:
     def diverged(self, what: str, step: int) -> Divergence:
         """The error that says what happened, when, and in which layer."""
         options = self.options
-        layer = first_bad_layer(self.model, self.batch)
+        with parallel.alone():  # one that has found it asks the others nothing more
+            layer = first_bad_layer(self.model, self.batch)
         if layer is None:  # the statistics of training hide what the running statistics do
             images, _ = next(iter(DataLoader(self.test, options.batch_size)))
             layer = first_bad_layer(self.judged, images.to(options.device), training=False)

@@ -298,6 +298,9 @@ def test_the_parts_of_workers_are_the_batches_of_one(n, transform):
             assert len(whole) == len(several[0]) and several[0].length(i) == len(batch[1]) == (5 if i == 3 else 6)
             assert several[0].is_cut(i) == (i < 3 or n == 2) and not whole.is_cut(i)
             assert sizes == ([6 // n] * n if i < 3 else [3, 2] if n == 2 else [5, 5, 5])
+            shares = [one.share(i) for one in several]
+            assert sum(shares) == pytest.approx(1) and whole.share(i) == 1
+            np.testing.assert_allclose(shares, np.array(sizes) / sum(sizes), err_msg="every image weighs the same")
             parts = parts if several[0].is_cut(i) else parts[:1]
             for k in (0, 1):
                 joined = np.concatenate([part[k].numpy() for part in parts])
@@ -328,3 +331,5 @@ def test_a_worker_reads_only_its_own_images():
 def test_a_rank_out_of_range(rank):
     with pytest.raises(ValueError, match=f"rank must lie between 0 and 1, got {rank}"):
         DataLoader(dataset(), 4, num_replicas=2, rank=rank)
+    with pytest.raises(ValueError, match="num_replicas must be a positive int, got 0"):
+        DataLoader(dataset(), 4, num_replicas=0, rank=rank)

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -67,11 +68,29 @@ def failed(n, *command, folder, **more):
     return result.stderr, result.returncode
 
 
-def program(n, name, folder, *arguments):
+#: What so many workers are asked for.
+PROGRAMS = {
+    1: ["sync"],
+    2: ["sync", "no_bound_and_adam", "device", "per_worker", "buckets", "other_ways"],
+    3: [
+        *("sync", "own_loop", "per_worker", "buckets", "other_ways", "start"),
+        *("other_models", "other_data", "other_seed", "few_images", "uneven", "bad_image"),
+    ],
+}
+
+
+@functools.cache
+def job(n):
+    """What all programs of n workers gave: one job runs them all."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = mpiexec(n, HERE / "workers.py", "several", folder, *PROGRAMS[n], folder=folder)
+        assert result.returncode == 0, result.stderr
+        return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(n)]
+
+
+def program(n, name):
     """What a program of workers.py gave on each of n workers."""
-    result = mpiexec(n, HERE / "workers.py", name, folder, *arguments, folder=folder)
-    assert result.returncode == 0, result.stderr
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(n)]
+    return [worker[name] for worker in job(n)]
 
 
 def furthest(a, b):
@@ -96,9 +115,9 @@ def one_worker(name):
 
 @needs_mpi
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_synchronised_workers_do_what_one_does(n, tmp_path):
+def test_synchronised_workers_do_what_one_does(n):
     """Fifty steps: shuffled, augmented, clipped, averaged, with an uneven last batch."""
-    alone, several = one_worker("sync"), program(n, "sync", tmp_path)
+    alone, several = one_worker("sync"), program(n, "sync")
     assert alone["lines"][-1][2] < alone["lines"][0][2] - 0.1, "it learned nothing"
     assert any(name.startswith("average.") for name in alone["arrays"])
     for worker in several:
@@ -109,26 +128,26 @@ def test_synchronised_workers_do_what_one_does(n, tmp_path):
 
 
 @needs_mpi
-def test_other_options_do_what_one_does(tmp_path):
-    alone, several = one_worker("no_bound_and_adam"), program(2, "no_bound_and_adam", tmp_path)
+def test_other_options_do_what_one_does():
+    alone, several = one_worker("no_bound_and_adam"), program(2, "no_bound_and_adam")
     assert furthest(alone["arrays"], several[1]["arrays"]) < 1e-9
 
 
 @needs_mpi
-def test_arrays_on_a_device_travel_through_the_host(tmp_path):
-    alone, several = one_worker("device"), program(2, "device", tmp_path)
+def test_arrays_on_a_device_travel_through_the_host():
+    alone, several = one_worker("device"), program(2, "device")
     assert all(furthest(alone, worker) < 1e-9 for worker in several)
 
 
 @needs_mpi
-def test_a_loop_of_ones_own(tmp_path):
-    alone, several = one_worker("own_loop"), program(3, "own_loop", tmp_path)
+def test_a_loop_of_ones_own():
+    alone, several = one_worker("own_loop"), program(3, "own_loop")
     assert all(furthest(alone, worker) < 1e-9 for worker in several)
 
 
 @needs_mpi
 @pytest.mark.parametrize("n", [2, 3])
-def test_batch_norm_by_worker(n, tmp_path):
+def test_batch_norm_by_worker(n):
     """Gradients are those of the mean of the parts' losses; the statistics are each worker's own."""
     grads, means = {}, []
     for rank in range(n):
@@ -139,7 +158,7 @@ def test_batch_norm_by_worker(n, tmp_path):
         means.append(model.bn1.running_mean.numpy().tolist())
         for name, p in model.named_parameters():
             grads[name] = grads.get(name, 0) + p.grad.numpy()
-    for rank, worker in enumerate(program(n, "per_worker", tmp_path)):
+    for rank, worker in enumerate(program(n, "per_worker")):
         assert furthest({name: grad.tolist() for name, grad in grads.items()}, worker["grads"]) < 1e-14
         assert furthest(means[rank], worker["mean"]) < 1e-14
     assert furthest(means[0], means[1]) > 1e-3
@@ -147,7 +166,7 @@ def test_batch_norm_by_worker(n, tmp_path):
 
 @needs_mpi
 @pytest.mark.parametrize("n", [2, 3])
-def test_buckets(n, tmp_path):
+def test_buckets(n):
     """Parameters used twice, never, and by one worker only; two dtypes; gradients that were there before."""
     expected = {}
     for rank in range(n):
@@ -157,7 +176,7 @@ def test_buckets(n, tmp_path):
             if p.grad is not None:
                 expected[name] = expected.get(name, 0) + 2 * p.grad.numpy().astype(float)
     assert set(expected) == {"twice", "sometimes", "single", "large"}
-    several = program(n, "buckets", tmp_path)
+    several = program(n, "buckets")
     for worker in several:
         assert worker["grads"]["never"] is worker["grads"]["frozen"] is None
         for name, grad in expected.items():
@@ -168,13 +187,22 @@ def test_buckets(n, tmp_path):
 
 
 @needs_mpi
-def test_the_start(tmp_path):
-    several = program(3, "start", tmp_path)
+@pytest.mark.parametrize("n", [2, 3])
+def test_workers_that_go_other_ways(n):
+    """Gradients and the sums of synchronised batch norm come in another order on the worker with a layer more."""
+    several = program(n, "other_ways")
+    assert several[0]["bn2.sometimes"] != [0.0]
+    assert all(worker == several[0] for worker in several)
+
+
+@needs_mpi
+def test_the_start():
+    several = program(3, "start")
     for worker in several:
         assert worker["weights"] == workers.Net(0).fc.weight.detach().numpy().tolist()
-        assert worker["first"] == [0, "said"]
+        assert worker["first"] == [0, "said"] and "no such page" in worker["said"]
         assert worker["total"] == [3, 6, 9]
-        assert worker["alone"] == [1, 1]
+        assert worker["alone"] == [0, 1, 1]
         assert furthest(evaluate(workers.Net(0), workers.images(7, 2)), worker["score"]) < 1e-12, "6 are cut, 1 is not"
 
 
@@ -195,6 +223,11 @@ def test_a_run_goes_on_with_another_number_of_workers(tmp_path):
         result = mpiexec(n, HERE / "workers.py", "whole_run", ".", folder, stop, resume, "true", folder=tmp_path)
         if stop >= 0:
             assert (folder / "checkpoint.safetensors").exists(), result.stderr
+        if n == 3:
+            before = (several / "config.json").stat().st_mtime_ns
+            said, _ = failed(5, HERE / "workers.py", "whole_run", ".", several, -1, 1, "true", folder=tmp_path)
+            assert "multiple of their number, 5" in said
+            assert (several / "config.json").stat().st_mtime_ns == before, "a run that is refused stays as it is"
     assert furthest(weights(alone), weights(several)) < 1e-9
     lines = [np.loadtxt(folder / "metrics.csv", delimiter=",", skiprows=1) for folder in (alone, several)]
     assert lines[0].shape == (4, 6) and np.abs(lines[0] - lines[1]).max() < 1e-9
@@ -265,40 +298,56 @@ def test_a_worker_that_leaves(how, tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
+        ("other_seed", "--seed is 0 on ranks 0, 1 and 1 on rank 2"),
+        ("uneven", "--batch-size counts the images of all workers and must be a multiple of their number, 3"),
+        ("bad_image", "the images themselves are not finite"),
         ("other_models", r"fc.weight is float64 \(3, 4\) on ranks 0, 2 and float64 \(5, 4\) on rank 1; fc.bias is"),
         ("other_data", r"the checksum of the data is \w+ on rank 0 and \w+ on rank 1 and \w+ on rank 2"),
         ("few_images", "3 workers need 6 training images at least, and there are 3"),
-        ("other_version", r"NumPy is [\d.]+ on ranks 0, 2 and 1.0 on rank 1"),
     ],
 )
-def test_workers_that_do_not_fit(name, words, tmp_path):
-    said, _ = failed(3, HERE / "workers.py", name, ".", folder=tmp_path)
-    assert re.search(words, said) and said.count("rank 0 of 3:") == 1, said
-    assert said.count("Traceback") == 1
+def test_workers_that_do_not_fit(name, words):
+    said = program(3, name)
+    assert re.search(words, said[0]) and said == [said[0]] * 3
 
 
 @needs_mpi
-@pytest.mark.parametrize(
-    ("n", "options", "words"),
-    [
-        (2, ["--model", "resnt20"], "unknown model 'resnt20'"),
-        (2, ["--no-such"], "unrecognized arguments: --no-such"),
-        (3, ["--batch-size", "32"], "--batch-size counts the images of all workers and must be a multiple of their"),
-        (2, ["--data", "nowhere/here"], "nowhere/here"),
-        (2, ["--resume", "nothing"], "no run is there to go on with"),
-        (2, ["--lr", "1e9", "--model", "resnet8"], "training has diverged"),
-    ],
-)
-def test_what_a_user_does_wrong_is_said_once(n, options, words, tmp_path):
-    said, status = failed(n, "-m", "minires", "train", *options, folder=tmp_path)
-    assert status == 2 and "Traceback" not in said and said.count(words) == 1, said
+def test_workers_of_other_versions(tmp_path):
+    said, _ = failed(3, HERE / "workers.py", "other_version", ".", folder=tmp_path)
+    assert re.search(r"NumPy is [\d.]+ on ranks 0, 2 and 1.0 on rank 1", said), said
+    assert said.count("Traceback") == said.count("rank 0 of 3:") == 1
+
+
+@needs_mpi
+def test_what_a_user_does_wrong_is_said_once(tmp_path):
+    said, status = failed(2, "-m", "minires", "train", "--model", "resnt20", folder=tmp_path)
+    assert status == 2 and "Traceback" not in said and said.count("unknown model 'resnt20'") == 1, said
+    mistakes = {
+        "--no-such": "unrecognized arguments: --no-such",
+        "--batch-size 33": "--batch-size counts the images of all workers and must be a multiple of their number, 2",
+        "--data nowhere/here": "nowhere/here",
+        "--resume nothing": "no run is there to go on with",
+        "--lr 1e9 --model resnet8": "training has diverged",
+    }
+    result = mpiexec(2, HERE / "workers.py", "wrong", ".", *mistakes, folder=tmp_path)
+    assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
+    for words in mistakes.values():
+        assert result.stderr.count(words) == 1, result.stderr
+
+
+@needs_mpi
+def test_one_process_does_what_cannot_be_shared(tmp_path):
+    result = mpiexec(2, "-m", "minires", "bench", "--mpi", folder=tmp_path)
+    assert result.returncode == 2 and result.stderr.count("leave mpiexec out") == 1, result.stderr
+    result = mpiexec(2, "-m", "minires", "predict", "no.png", "--model", "resnet8", "--weights", "no", folder=tmp_path)
+    assert result.stderr.count("minires predict") == 1, result.stderr
 
 
 @needs_mpi
 def test_other_options_on_another_worker(tmp_path):
     for option, words in (
         ("--lr=0.2", "--lr is 0.05 on rank 0 and 0.2 on rank 1"),
-        ("--model=x", "rank 1 of 2:\nTrace"),
+        ("--no-such", "rank 1 of 2:\nTrace"),
     ):
         command = [sys.executable, "-m", "minires", "train"]
         line = [MPIEXEC, "-n", "1", *command, ":", "-n", "1", *command, option]

@@ -139,9 +139,41 @@ def odd(rank, size):
     return model, model(x, here=rank == size - 1)
 
 
+class Skipping(Net):
+    """A layer between two batch norms, that only the last worker uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn2.register_parameter("sometimes", nn.Parameter(np.ones(1)))  # sent between the two batch norms
+
+    def forward(self, x):
+        x = self.conv1(x)
+        if parallel.rank() == parallel.size() - 1:
+            x = x * self.bn2.sometimes
+        return self.fc(self.bn2(F.relu(self.bn1(x))).mean(dim=(2, 3)))
+
+
+def other_ways():
+    """Gradients of a model whose layers are not the same on all workers."""
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(Skipping())
+    data = images(BATCH, parallel.rank())
+    loss = F.cross_entropy(model(Tensor(data.images)), Tensor(data.labels))
+    with small_buckets(1):
+        parallel.backward(loss, model.parameters())
+    return {name: p.grad.numpy().tolist() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@contextlib.contextmanager
+def small_buckets(size):
+    """Buckets of so many bytes."""
+    before, parallel.BUCKET = parallel.BUCKET, size
+    yield
+    parallel.BUCKET = before
+
+
+@small_buckets(300)
 def buckets():
     """Gradients of an odd model, twice: the second is added to the first."""
-    parallel.BUCKET = 300  # bytes: several buckets
     rank, size = parallel.rank(), parallel.size()
     model, loss = odd(rank, size)
     before, sent = parallel.seconds(), []
@@ -154,24 +186,44 @@ def buckets():
     parallel.GradientSums.wait = noted
     for _ in range(2):
         parallel.backward(loss, model.parameters())
-        _, loss = None, model(Tensor(np.random.default_rng(rank).standard_normal((3, 5))), here=rank == size - 1)
+        loss = model(Tensor(np.random.default_rng(rank).standard_normal((3, 5))), here=rank == size - 1)
+    parallel.GradientSums.wait = wait
     grads = {name: None if p.grad is None else p.grad.numpy().tolist() for name, p in model.named_parameters()}
     return {"grads": grads, "seconds": parallel.seconds() - before, "sent": sent}
 
 
+def unsendable():
+    error = OSError("no such page")
+    error.file = sys.stdout
+    raise error
+
+
 def start():
     """Other weights on each worker, until they are broadcast."""
-    model = Net(seed=parallel.rank())
+    rank = parallel.rank()
+    model = Net(seed=rank)
     parallel.broadcast(model.state_dict())
-    values = parallel.first(lambda: [parallel.rank(), "said"])
-    summed = parallel.total(np.arange(3.0) + parallel.rank())
+    values = parallel.first(lambda: [rank, "said"])
+    try:
+        parallel.first(unsendable)
+    except (OSError, RuntimeError) as error:
+        said = str(error)
+    summed = parallel.total(np.arange(3.0) + rank)
     assert parallel.total(np.float64(0.5)).shape == (), "a number stays one"
     with parallel.alone():
-        inside = [parallel.size(), *parallel.total(np.ones(1))]
+        inside = [parallel.rank(), parallel.size(), *parallel.total(np.ones(1))]
+        if rank == 2:  # without the others
+            fit(Net(), images(41, 1), images(17, 2), options(steps=1))
+    if rank == 1:  # of its own number of threads
+        assert launch.cores() >= 1
+    with contextlib.suppress(RuntimeError):
+        parallel.backward(Tensor(np.ones(2), requires_grad=True) * 2, [])
+        raise AssertionError("a loss of two values has no gradient")
     score = evaluate(model, images(7, 2), batch_size=2, sharded=True)
     return {
         "weights": model.fc.weight.detach().numpy().tolist(),
         "first": values,
+        "said": said,
         "total": summed.tolist(),
         "alone": inside,
         "score": score,
@@ -225,22 +277,56 @@ def other_version():
     parallel.rank()
 
 
+def refused(*arguments):
+    """What fit() says on this worker."""
+    try:
+        fit(*arguments)
+    except (ValueError, FloatingPointError) as error:
+        return str(error)
+
+
 def other_models():
     model = Net()
     if parallel.rank() == 1:
         model.fc = nn.Linear(4, 5).double()
-    fit(model, images(41, 1), images(17, 2), options())
+    return refused(model, images(41, 1), images(17, 2), options())
 
 
 def other_data():
-    fit(Net(), images(41, parallel.rank()), images(17, 2), options())
+    return refused(Net(), images(41, parallel.rank()), images(17, 2), options())
+
+
+def other_seed():
+    return refused(Net(), images(41, 1), images(17, 2), options(seed=parallel.rank() // 2))
 
 
 def few_images():
-    fit(Net(), images(3, 1), images(17, 2), options())
+    return refused(Net(), images(3, 1), images(17, 2), options())
+
+
+def uneven():
+    return refused(Net(), images(41, 1), images(17, 2), options(batch_size=13))
+
+
+def bad_image():
+    """One worker's image is not finite: synchronised batch norm makes the loss of all so."""
+    train = images(41, 1)
+    train.images[7, 0, 0, 0] = np.nan
+    return refused(Net(), train, images(17, 2), options(sync_batch_norm=True, augment="none"))
+
+
+def wrong(*lines):
+    """Each line is a command of which all workers say the same."""
+    for line in lines:
+        try:
+            status = cli.main(["train", *line.split()])
+        except SystemExit as error:
+            status = error.code
+        assert status == 2, line
 
 
 def raises():
+    launch.PATIENCE = 0.5
     parallel.total(np.ones(3))
     if parallel.rank() == 1:
         raise KeyError("a mistake in the data")
@@ -277,9 +363,8 @@ def device():
 
 def leaves(how):
     """Rank 1 is at its end while the others wait for it: during a sum, or before MPI was started."""
-    if how == "early":
-        launch.START = 3
-    else:
+    launch.PATIENCE, launch.START = 0.5, 1
+    if how != "early":
         parallel.total(np.ones(3))
     if launch.launched()[0] == 1:
         sys.exit(3 if how == "code" else 0)
@@ -287,17 +372,22 @@ def leaves(how):
 
 
 def own_loop():
-    """The five lines of the README."""
+    """The lines of the README, with parts of unequal size: 11 images a batch, and 8 in the last."""
     model, optimizer_steps = nn.SyncBatchNorm.convert_sync_batchnorm(Net()), 0
     parallel.broadcast(model.state_dict())
     optimizer = SGD(model.parameters(), 0.1)
-    loader = DataLoader(images(36, 1), BATCH, shuffle=True, num_replicas=parallel.size(), rank=parallel.rank())
-    for x, labels in loader:
+    loader = DataLoader(images(41, 1), 11, shuffle=True, num_replicas=parallel.size(), rank=parallel.rank())
+    for i, (x, labels) in enumerate(loader):
         optimizer.zero_grad()
-        parallel.backward(F.cross_entropy(model(x), labels), model.parameters())
+        parallel.backward(F.cross_entropy(model(x), labels), model.parameters(), loader.share(i))
         optimizer.step()
         optimizer_steps += 1
     return {"weights": model.fc.weight.detach().numpy().tolist(), "var": model.bn2.running_var.numpy().tolist()}
+
+
+def several(*names):
+    """Programs one after the other, that all end."""
+    return {name: globals()[name]() for name in names}
 
 
 def main():

@@ -310,9 +310,9 @@ def train_together(steps=12):
             break
         optimizer.zero_grad()
         loss = F.cross_entropy(model(x.double()), y)
-        parallel.backward(loss, model.parameters(), share=len(y) / 60)  # 4: the gradient of the whole batch
+        parallel.backward(loss, model.parameters(), loader.share(step))  # 4: the gradient of the whole batch
         optimizer.step()
-        found.append(parallel.total(loss.detach().numpy() * len(y) / 60))  # 5: and its loss
+        found.append(parallel.total(loss.detach().numpy() * loader.share(step)))  # 5: and its loss
     return np.array(found)
 
 

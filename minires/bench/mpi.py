@@ -25,6 +25,7 @@ from minires.bench.report import columns
 from minires.bench.scaling import ASSUMPTIONS, GOYAL, Link, Work, efficiency, ring_seconds, table
 from minires.bench.scaling import NETWORKS as LINKS
 from minires.bench.threads import processors
+from minires.launch import launched
 from minires.optim import SGD
 from minires.tensor import Tensor
 
@@ -219,7 +220,7 @@ def run() -> ScalingReport:
     """
     from tqdm.auto import tqdm
 
-    if parallel.size() > 1:
+    if launched()[1] > 1:
         raise ValueError("--mpi starts workers itself: leave mpiexec out")
     find_mpiexec()
     counts = workers_here()

@@ -34,8 +34,8 @@ class DataLoader:
         transform, called as transform(images, generator) with each batch as it is stored, uint8 say (what is uint8
         after it too is normalised by the dataset); workers, threads that prepare batches ahead (0: none): they change
         nothing in what comes; num_replicas and rank, for several workers with the same seed: each gets its part of
-        every batch, and batch_size counts all parts (those of a smaller last batch differ by one at most). A batch of
-        fewer than two images a worker is not cut: all get the whole of it. With a transform, only this worker's images
+        every batch, and batch_size counts all parts, which differ by one at most (``share``). A batch of fewer than two
+        images a worker is not cut: all get the whole of it. With a transform, only this worker's images
         are read, and black ones stand for the others while it makes its choices: it must treat each image by itself.
     Yields: (images (n, C, H, W), labels (n,)).
     Errors: ValueError for a batch size below 1, or larger than the dataset with drop_last, or a rank out of range. What
@@ -68,7 +68,9 @@ class DataLoader:
             raise ValueError(f"DataLoader: workers must be an int of at least 0, got {workers!r}")
         if transform is not None and not callable(transform):
             raise TypeError(f"DataLoader: transform must be called with images and a generator, got {transform!r}")
-        if not 0 <= rank < num_replicas:
+        if not isinstance(num_replicas, (int, np.integer)) or num_replicas < 1:
+            raise ValueError(f"DataLoader: num_replicas must be a positive int, got {num_replicas!r}")
+        if not isinstance(rank, (int, np.integer)) or not 0 <= rank < num_replicas:
             raise ValueError(f"DataLoader: rank must lie between 0 and {num_replicas - 1}, got {rank!r}")
         self.dataset = dataset
         self.num_replicas = num_replicas
@@ -156,6 +158,11 @@ class DataLoader:
         size, more = divmod(length, self.num_replicas)  # the first workers get one more
         start = self.rank * size + min(self.rank, more)
         return slice(start, start + size + (self.rank < more))
+
+    def share(self, i: int) -> float:
+        """What this worker's mean over batch i of an epoch weighs in the mean over all workers."""
+        part = self.part(i)
+        return (part.stop - part.start) / self.length(i) if self.is_cut(i) else 1 / self.num_replicas
 
     def _now(self) -> Epoch:
         """An epoch that begins with the generators as they are."""
