@@ -63,7 +63,7 @@ def backward(loss: Tensor, parameters: Iterable[Tensor], share: float | None = N
     Errors: as Tensor.backward.
     Source: Li et al. 2020, PyTorch Distributed: buckets in reverse order, sent while backward goes on.
     """
-    if size() == 1 or loss.node is None or loss.array.size != 1:  # the last two are errors
+    if size() == 1 or loss.node is None or loss.array.size != 1:  # many values: an error
         loss.backward()
         return
     # Weighed at the start, so that only sums are left to do: synchronised batch norm needs it so.
