@@ -1,12 +1,14 @@
 """What all tests share: where the device tests run, the notes in the summary, and hypothesis without a deadline."""
 
 import importlib.util
+import os
 import shutil
 import sys
 import tempfile
 
 import lessons
 import pytest
+import threadpoolctl
 from hypothesis import HealthCheck, settings
 
 from minires.backend import cuda_problem
@@ -36,6 +38,14 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # One thread, here and in the processes that tests start: others run beside, and threads that wait for each other in
+    # small matrix products make a busy machine many times slower.
+    os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+    threadpoolctl.threadpool_limits(1)
+    if TORCH:
+        import torch
+
+        torch.set_num_threads(1)
     config.stash[NOTES] = []
     config.addinivalue_line("markers", "thorough: cases that a slow stand-in for a GPU leaves out")
 

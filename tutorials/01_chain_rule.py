@@ -382,7 +382,7 @@ print(f"fifty times 0.1 in float32: {scalar_chain(0.1, dtype='float32')}")
 # %% [markdown]
 # Ten percent less than 1 leaves less than 1% of the gradient; ten percent more makes it more than 100 times too large.
 # (And a factor of 0.1, in float32, leaves nothing: the smallest number above 0 that it knows is larger than the
-# product.) A product of many factors does not stay where it is unless every factor is 1, almost exactly.
+# product.) A product of many factors does not stay where it is unless their geometric mean is 1, almost exactly.
 #
 # In a network the factors are matrices. Take random ones, a fresh one for each layer, with entries of spread s /
 # sqrt(width): on average such a matrix makes a vector s times as long. Send a gradient of length 1 through fifty of
@@ -450,8 +450,8 @@ figure.savefig(figures / "01_chain.png", dpi=80)
 # flat: the gradient arrives whatever the branch is, down to a branch of nothing. It does not vanish.
 #
 # Common explanations go on: "so the gradient neither vanishes nor explodes, because of the 1". The measurement says
-# only half of that. With the skip a layer makes the gradient sqrt(1 + s^2) times as long, which is never less than 1,
-# and fifty branches of full size (s = 1) make it more than 100,000 times too long. The skip helps where the branch is
+# only half of that. With the skip a layer makes the gradient sqrt(1 + s^2) times as long on average, never shorter, and
+# fifty branches of full size (s = 1) make it more than 100,000 times too long. The skip helps where the branch is
 # small beside it: at s = 0.14, about one over the square root of the depth, the gradient stays within a factor of 3.
 # How real residual networks keep their branches small, by batch norm, by a last weight of zero, is told in the lessons
 # on depth and on the block.

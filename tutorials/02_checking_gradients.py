@@ -520,7 +520,7 @@ print(f"gradients alone:\n{without_kind}\nknowing what it should be:\n{with_kind
 # wrong kernels that look right. Add three more, and try seven rules on them all:
 #
 # - **one entry**: a dy of ones, one entry of each gradient, chosen at random;
-# - **ones**: a dy of ones, the norm of the difference over the sum of the norms;
+# - **ones**: a dy of ones, the norm of the difference over the sum of the norms (over 1, where that is less);
 # - **first**: a random dy, only the gradient of the first input;
 # - **norms**: a random dy, the norms of both gradients compared;
 # - **loose**: a random dy, every entry, but a tolerance of 1%, as float32 seems to need;

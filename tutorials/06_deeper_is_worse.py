@@ -2,7 +2,7 @@
 # # Deeper is worse
 #
 # You need: batch norm and its backward (`tutorials/04_batch_norm.py`), ReLU and cross entropy
-# (`tutorials/05_relu_pooling_loss.py`). It takes about a minute on two cores.
+# (`tutorials/05_relu_pooling_loss.py`). It takes about a minute and a half on two cores.
 #
 # In 2015 networks got better as they got deeper, up to a point, and worse beyond it. This lesson reproduces that on
 # real digits with four networks and three seeds, shows what it is not, and follows the gradients back through the

@@ -124,7 +124,7 @@ print(f"first step after 0.1 -> 0.01: rate outside {first_steps[0]:.3f}, rate in
 
 # %% [markdown]
 # With a constant rate they are the same. When the rate is divided by ten they are not: outside, the very next step
-# is a tenth as long; inside, the old velocity goes on with the old rate and needs some ten steps to forget it.
+# is a tenth as long; inside, the old velocity goes on with the old rate and needs some twenty steps to fade.
 # Neither is wrong; a port that mixes them up trains a little differently and nobody knows why.
 #
 # The loop of this library is `minires/optim/sgd.py`, and `minires exercise start sgd` asks you to write it.
@@ -252,8 +252,8 @@ print(report)
 # Weight decay is often explained as a pull towards simple functions. In front of a batch norm it cannot be that:
 # batch norm divides by the spread of what comes in, so W and 2 W give the same function.
 #
-# **Question before you scroll on:** if f(a W) = f(W) for every a, what is the gradient at a W, and what is the angle
-# between W and its gradient?
+# **Question before you scroll on:** if f(a W) = f(W) for every a > 0, what is the gradient at a W, and what is the
+# angle between W and its gradient?
 
 # %%
 
@@ -281,8 +281,9 @@ print(f"|gradient at 2 W| / |gradient at W| = {ratio:.6f};  cosine between W and
 # %% [markdown]
 # The gradient at 2 W is half as large, and it is perpendicular to W. So a step along it makes W longer (Pythagoras),
 # and a longer W turns less for the same rate: what counts is lr / |W|^2. Weight decay shortens W at each step, and
-# so keeps the *effective* rate from dying out (van Laarhoven 2017). Only gamma, beta and the last layer are decayed
-# in the sense of the textbook.
+# so keeps the *effective* rate from dying out (van Laarhoven 2017). Only the last layer, and the gamma and beta whose
+# result goes into an addition, are decayed in the sense of the textbook: between two convolutions of a block, twice
+# the gamma and beta are undone by the next batch norm too.
 
 # %%
 DECAYS = [0.0, 5e-4, 5e-3]
@@ -314,9 +315,9 @@ figure.savefig(figures / "09_rate_and_decay.png", dpi=80)
 # ## Schedules
 #
 # A large rate travels, a small one settles. Each curve below is drawn by asking the library's own scheduler for its
-# rate after each of 100 steps. The papers of 2015 and 2016 divide by ten twice; cosine and one-cycle do the same
-# without corners; warm-up starts low, because the first gradients of a fresh network say little (He et al. needed it
-# for ResNet-110).
+# rate before each of 100 steps. The papers of 2015 and 2016 divide by ten twice on CIFAR-10; cosine and one-cycle go
+# down without corners; warm-up starts low, where a fresh network does not bear the full rate. (He et al. 2015 used it
+# for ResNet-110, and say that without it the network starts later and gets as far.)
 
 # %%
 TOTAL = 100
@@ -394,7 +395,7 @@ print("mirrored, still read as itself:", "  ".join(f"{c}: {share:.0%}" for c, sh
 # to accept shapes that never come, and MiniRes's recipe `mnist` only moves the images. An augmentation is a claim
 # about the world: that the label does not change.
 #
-# Does moving help? With few images it must: 100 digits to learn from, all the others to be judged by, 240 steps.
+# Does moving help? With few images it should: 100 digits to learn from, all the others to be judged by, 240 steps.
 
 # %%
 FEW, SEEDS = 100, 2
@@ -426,14 +427,14 @@ for name, found in few_errors.items():
     print(f"{name:8} error on the {FEW} digits {found[:, 0].mean():.1%}, on the {len(others)} others {each}")
 
 # %% [markdown]
-# All get their 100 digits right; on the others crops are better, and flips are no match for them. The gap between the
-# two columns is what augmentation works on. (Lesson 06 shows the other trouble: a deep plain network is bad on the
-# very digits that it was trained on.)
+# All have learned their 100 digits; on the others crops are better, and flips are no match for them. The gap between
+# the two columns is what augmentation works on. (Lesson 06 shows the other trouble: a deep plain network is bad on
+# the very digits that it was trained on.)
 #
 # ## Three smaller tools
 #
 # *Label smoothing* asks for a probability of 0.9 + 0.01 of the right class, and 0.01 of each other one: a
-# probability of 1 would need infinite logits. *An average of the weights* (EMA) forgets the noise of the last steps.
+# probability of 1 would need infinite logits. *An average of the weights* (EMA) evens out the noise of the last steps.
 # *Gradient clipping* shortens a gradient that is too long, and keeps its direction.
 
 # %%
@@ -518,10 +519,8 @@ for part, state in zip(second_half, states, strict=True):
     part.load_state_dict(state)
 resumed = go_on(second_half, 1)
 forgetful = parts_of_a_run(7)
-for part, state in list(zip(forgetful, states, strict=True))[
-    ::2
-]:  # model and schedule alone: no velocities, another order
-    part.load_state_dict(state)
+for i in (0, 2):  # model and schedule alone: no velocities, another order
+    forgetful[i].load_state_dict(states[i])
 without_memory = go_on(forgetful, 1)
 print("same seed, same bits:", np.array_equal(whole, again), "  another seed:", np.array_equal(whole, other))
 print("stopped and resumed, same bits:", np.array_equal(whole, resumed))
@@ -537,7 +536,8 @@ print("resumed with the weights and the schedule alone:", np.array_equal(whole, 
 #     minires compare runs/first runs/moved
 #
 # The second line goes on with a run that was stopped, to the bits of one that was not; the last prints the options in
-# which two runs differ, and draws their curves in one picture. The library's loop is `fit` in `minires/training.py`.
+# which two runs differ, and draws their curves in one picture. (Expect the moved digits behind: with all images and
+# four epochs, moving costs more than it gives.) The library's loop is `fit` in `minires/training.py`.
 #
 # ## The recipes
 #
@@ -585,7 +585,7 @@ def macs(depth):
     return summarize(minires.create_model(f"resnet{depth}"), (3, 32, 32)).macs
 
 
-# Test error in %, CIFAR-10: He et al. 2015, table 6; and Y. Idelbayev's PyTorch runs of 2018, the best public ones.
+# Test error in %, CIFAR-10: He et al. 2015, table 6 (110: the best of five); Y. Idelbayev's public PyTorch runs, 2018.
 PUBLISHED = {
     20: (8.75, 8.27),
     32: (7.51, 7.37),
@@ -601,7 +601,7 @@ mnist_step = seconds_per_step("resnet8", (1, 28, 28), 64, count=3)
 hours_20 = cifar_step * PAPER_STEPS / 3600
 print(f"this machine, one thread: {cifar_step:.2f} s a step of ResNet-20, 3x32x32, batch {PAPER_BATCH}")
 print(f"so {PAPER_STEPS:,} steps take about {hours_20:.0f} hours")
-print("net          million MACs   hours here   error, paper   error, best public PyTorch")
+print("net          million MACs   hours here   error, paper   error, public PyTorch runs")
 counted = {}
 for depth, (paper, public) in PUBLISHED.items():
     counted[depth] = MACS_1202 if depth == 1202 else macs(depth)
@@ -611,10 +611,11 @@ mnist_minutes = mnist_step * 12 * -(-60_000 // 64) / 60
 print(f"MNIST: {mnist_step:.3f} s a step of ResNet-8, 1x28x28, batch 64: {mnist_minutes:.0f} minutes for 12 epochs")
 
 # %% [markdown]
-# The hours are a forecast from a few steps: on a busy machine it is too high, with more threads too low, and the
-# deepest network also needs more memory. The errors are published numbers. **These CIFAR runs were not run to their
-# end with MiniRes.** What was checked instead: that the networks, their gradients, their updates and their outputs
-# with published weights equal PyTorch's. With a day or two, and CIFAR-10 (it is fetched once), this is the run:
+# The hours are a forecast from a few steps: timed on a busy machine it is too high, and for more threads than one it
+# is too; the deepest network also needs more memory. The errors are published numbers. **These CIFAR runs were not
+# run to their end with MiniRes.** What was checked instead: that the networks, their gradients, their updates and
+# their outputs with published weights equal PyTorch's. With a day or two, and CIFAR-10 (it is fetched once), this is
+# the run:
 #
 #     minires train --recipe cifar-paper --model resnet20
 #
@@ -670,7 +671,7 @@ assert schedules["multi-step"][-1] < 0.0011 and schedules["one-cycle"].max() <= 
 assert still_right[[0, 8]].min() > 0.6 and still_right[[2, 3, 5]].max() < 0.6
 assert few_errors["crops"][:, 1].mean() < few_errors["nothing"][:, 1].mean() < 0.3
 assert few_errors["crops"][:, 1].mean() < few_errors["flips"][:, 1].mean()
-assert few_errors["nothing"][:, 0].max() < 0.02 and few_errors["crops"][:, 0].max() < 0.04
+assert max(found[:, 0].max() for found in few_errors.values()) < 0.04
 assert smoothed[0.1] < smoothed[0.0] - 0.03
 assert averaged[:, 1].mean() < averaged[:, 0].mean()
 assert np.linalg.norm(before) > 1 and abs(np.linalg.norm(after) - 1) < 1e-3 and same_direction > 0.999

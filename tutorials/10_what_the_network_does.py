@@ -391,7 +391,7 @@ panels["depth"].legend(loc="center left")
 figure.savefig(figures / "10_shattered.png", dpi=90)
 
 # %% [markdown]
-# The slope of a shallow network changes in a few steps, one for each ReLU that turns on or off. After 24 plain layers
+# The slope of a shallow network changes in small steps, one for each ReLU that turns on or off. After 24 plain layers
 # the slope at a point says nothing about its neighbour (correlation below 0.1): white noise, although `backward()` got
 # every slope right. Nor is it small: it is typically more than 3 times that of the residual network. With the skips the
 # correlation is still above 0.6. The paper derives that it decays exponentially with the depth of plain networks, and
