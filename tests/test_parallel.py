@@ -71,7 +71,7 @@ def failed(n, *command, folder, **more):
 #: What so many workers are asked for.
 PROGRAMS = {
     1: ["sync"],
-    2: ["sync", "no_bound_and_adam", "device", "per_worker", "buckets", "other_ways"],
+    2: ["sync", "no_bound_and_adam", "device", "per_worker", "judged", "buckets", "other_ways"],
     3: [
         *("sync", "own_loop", "per_worker", "buckets", "other_ways", "start"),
         *("other_models", "other_data", "other_seed", "few_images", "uneven", "bad_image"),
@@ -162,6 +162,13 @@ def test_batch_norm_by_worker(n):
         assert furthest({name: grad.tolist() for name, grad in grads.items()}, worker["grads"]) < 1e-14
         assert furthest(means[rank], worker["mean"]) < 1e-14
     assert furthest(means[0], means[1]) > 1e-3
+
+
+@needs_mpi
+def test_all_judge_the_model_that_is_kept():
+    """Each has its part of the test images, and all the running statistics of rank 0."""
+    for reported, kept in program(2, "judged"):
+        assert reported == pytest.approx(kept, rel=1e-12)
 
 
 @needs_mpi

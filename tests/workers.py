@@ -100,6 +100,13 @@ def no_bound_and_adam():
     return trained(sync_batch_norm=True, optimizer="adamw", steps=9, nesterov=False, clip_norm=0.0, augment="none")
 
 
+def judged():
+    """The score that was reported with batch norm by worker, and that of the model that is kept."""
+    model, keeper = Net(), Watched()
+    fit(model, images(41, 1), images(5, 2), options(steps=4, ema=0.0), keeper=keeper)
+    return [keeper.training.history[-1].test_loss, evaluate(model, images(5, 2)).loss]
+
+
 def per_worker():
     """The gradients and statistics of one step on parts of a batch, batch norm by worker."""
     model, data = Net(), images(BATCH, 3)
