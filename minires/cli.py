@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from contextlib import redirect_stderr, suppress
+from contextlib import nullcontext, redirect_stderr, suppress
 from dataclasses import fields
 
 import minires
@@ -392,7 +392,7 @@ COMMANDS = {
 }
 
 
-def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """The arguments. Of several workers the first alone says what is wrong, or the one that alone was given it.
 
     Errors: SystemExit, as argparse.
@@ -417,16 +417,24 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal of ASCII is no reason to stop
     parser = make_parser()
-    arguments = parse(parser, argv)
+    argv = sys.argv[1:] if argv is None else argv
+    shared = argv[:1] == ["train"]  # the one command that several workers share: any other runs in each on its own
+    arguments = parse(parser, argv) if shared else parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help()
         return 2
-    if arguments.command != "train" and launch.launched()[0] > 0:
-        return 0  # what several workers cannot share the first does
     try:
-        with launch.quiet():
+        with launch.quiet() if shared else nullcontext():
             return COMMANDS[arguments.command](arguments)
     except (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
-        return launch.end_with(f"minires {arguments.command}: {in_words(error)}", error, 2)
+        return failed(f"minires {arguments.command}: {in_words(error)}", error, 2, shared)
     except KeyboardInterrupt as error:
-        return launch.end_with("interrupted", error, 130)
+        return failed("interrupted", error, 130, shared)
+
+
+def failed(words: str, error: BaseException, status: int, shared: bool) -> int:
+    """Say what went wrong; of workers that share a command, once. Returns: the exit status."""
+    if shared:
+        return launch.end_with(words, error, status)
+    print(words, file=sys.stderr)
+    return status
