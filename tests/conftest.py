@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -42,6 +43,8 @@ def pytest_configure(config):
     # small matrix products make a busy machine many times slower.
     os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
     threadpoolctl.threadpool_limits(1)
+    # Ignored where the tests run in the background, and then in the processes that they start: some are interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if TORCH:
         import torch
 

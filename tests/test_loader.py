@@ -263,8 +263,7 @@ except KeyboardInterrupt:
 @pytest.mark.skipif(os.name == "nt", reason="signals differ on Windows")
 def test_ctrl_c_stops_the_waiting_and_the_workers():
     process = subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, text=True)
-    for _ in range(8):  # the threads are started: Python may lose a Ctrl-C while it starts one
-        assert process.stdout.readline() == "working\n"
+    assert process.stdout.readline() == "working\n"
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert output.splitlines()[-1] == "stopped 1" and process.returncode == 0

@@ -104,9 +104,6 @@ def test_interrupting_saves_what_is_there(folder):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # ignored where the tests run in the background
     )
     watchdog = threading.Timer(120, process.kill)
     watchdog.start()
