@@ -61,11 +61,11 @@ def test_both_are_left_as_they_were():
 
 
 def test_the_stride_in_the_wrong_convolution():
-    model, reference = (seeded("resnet50", stem="cifar", stride_in=place) for place in ("1x1", "3x3"))
+    model, reference = (seeded("resnet50", stem="cifar", width=16, stride_in=place) for place in ("1x1", "3x3"))
     result = debug.compare(model, reference, X, load=True)
     assert not result.parameters and result.first_forward == "layer2.0.conv1"
     assert "stride is (2, 2) here and (1, 1) in the reference" in result.verdict[0]
-    assert "(shape (4, 128, 8, 8) here, (4, 128, 16, 16) there)" in result.verdict[0]
+    assert "(shape (4, 32, 8, 8) here, (4, 32, 16, 16) there)" in result.verdict[0]
 
 
 def test_another_eps():
