@@ -160,7 +160,8 @@ class Training:
         def note(loss: Tensor, right: Tensor) -> None:
             if parallel.size() > 1:
                 part = np.array([loss.item() * share, right.item() * share * count / len(labels)])
-                loss, right = map(Tensor, parallel.total(part))
+                mean, answers = parallel.total(part)
+                loss, right = Tensor(mean), Tensor(np.rint(answers))  # whole again: shares are no exact numbers
             self.totals.add(loss, right, count)
             self.unread.append(loss.array)
             if self.looks_at_once:

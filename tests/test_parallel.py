@@ -73,7 +73,7 @@ PROGRAMS = {
     1: ["sync"],
     2: ["sync", "no_bound_and_adam", "device", "per_worker", "judged", "buckets", "other_ways"],
     3: [
-        *("sync", "own_loop", "per_worker", "buckets", "other_ways", "start"),
+        *("sync", "counted", "own_loop", "per_worker", "buckets", "other_ways", "start"),
         *("other_models", "other_data", "other_seed", "few_images", "uneven", "bad_image"),
     ],
 }
@@ -131,6 +131,12 @@ def test_synchronised_workers_do_what_one_does(n):
 def test_other_options_do_what_one_does():
     alone, several = one_worker("no_bound_and_adam"), program(2, "no_bound_and_adam")
     assert furthest(alone["arrays"], several[1]["arrays"]) < 1e-9
+
+
+@needs_mpi
+def test_right_answers_are_counted_whole():
+    alone, several = one_worker("counted"), program(3, "counted")
+    assert furthest(alone, several[0]) < 1e-9
 
 
 @needs_mpi
