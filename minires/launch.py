@@ -150,12 +150,18 @@ def choose_gpu() -> None:
     cuda.share_devices(node()[0])
 
 
+def processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def cores() -> int | None:
     """How many of this machine's cores are for this worker; None where it is the only one."""
     if communicator() is None:
         return None
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(usable, (os.cpu_count() or 1) // node()[1]))
+    return max(1, min(processors(), (os.cpu_count() or 1) // node()[1]))
 
 
 # ---- Time -----------------------------------------------------------------------------------------------------------

@@ -51,6 +51,11 @@ YEAR = r"\b(?:19|20)\d\d\b"
 NUMBER = r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
 
 
+def value_of(written):
+    """A number as it is written, with commas between its thousands and perhaps one behind it."""
+    return float(written.replace(",", ""))
+
+
 def numbers_in_prose(text):
     """The numbers that a text states, as (as written, value)."""
     text = re.sub(r"`[^`]*`|\$[^$]*\$", " ", text)  # code and formulas
@@ -59,7 +64,7 @@ def numbers_in_prose(text):
     for match in re.finditer(rf"(?P<number>(?<![\w.-]){NUMBER}(?![\w-]*[A-Za-z_]))|{NAME}", text):
         number = match["number"]
         if number and not re.fullmatch(YEAR, number):
-            found.append((number, float(number.rstrip(",").replace(",", ""))))
+            found.append((number, value_of(number)))
     return found
 
 
@@ -68,19 +73,18 @@ def numbers_in_code(code):
     values = {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
     numbers = {abs(float(value)) for value in values if type(value) in (int, float)}
     for text in [*(value for value in values if isinstance(value, str)), *re.findall(r"#.*", code)]:
-        numbers |= {value for _, value in numbers_in_text(text)}
+        numbers |= numbers_in_text(text)
     return numbers
 
 
 def numbers_in_text(text):
     """All numbers of a printed text."""
-    return [(n, float(n.rstrip(",").replace(",", ""))) for n in re.findall(NUMBER, text)]
+    return {value_of(written) for written in re.findall(NUMBER, text)}
 
 
 def unfounded_numbers(cells, printed):
     """The numbers of the prose that are neither in the code nor in what it prints."""
-    known = numbers_in_code(code_of(cells)) | {value for _, value in numbers_in_text(printed)}
-    known |= {0.0, 1.0, 2.0}
+    known = numbers_in_code(code_of(cells)) | numbers_in_text(printed) | {0.0, 1.0, 2.0}
     wrong = []
     for written, value in numbers_in_prose(prose_of(cells)):
         if not any(abs(value - one * scale) <= 1e-9 * abs(value) for one in known for scale in (1, 100)):

@@ -121,8 +121,7 @@ def test_the_commands_that_it_names_are_understood(lesson):
 def test_the_functions_that_it_names_are_there(lesson):
     prose = " ".join(prose_of(CELLS[lesson.stem]).split())
     for name, path in lessons.FUNCTION_IN_FILE.findall(prose):
-        assert name.split(".", 1)[-1] in lessons.defined_in(ROOT / path) | {name}, f"{path} has no {name}"
-        assert name in lessons.defined_in(ROOT / path) or "." in name, f"{path} has no {name}"
+        assert name.split(".", 1)[-1] in lessons.defined_in(ROOT / path), f"{path} has no {name}"
     for name in lessons.DOTTED.findall(prose):
         assert resolve(name) is not None, f"there is no {name}"
 

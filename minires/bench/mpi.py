@@ -24,8 +24,7 @@ from minires.bench.networks import LR, MOMENTUM, NETWORKS, WEIGHT_DECAY, Network
 from minires.bench.report import columns
 from minires.bench.scaling import ASSUMPTIONS, GOYAL, Link, Work, efficiency, ring_seconds, table
 from minires.bench.scaling import NETWORKS as LINKS
-from minires.bench.threads import processors
-from minires.launch import launched
+from minires.launch import launched, processors
 from minires.optim import SGD
 from minires.tensor import Tensor
 

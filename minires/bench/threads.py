@@ -11,13 +11,7 @@ from typing import Any
 import numpy as np
 
 import minires
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+from minires.launch import processors
 
 
 def check_threads(threads: int) -> None:
