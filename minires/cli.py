@@ -11,8 +11,8 @@ from contextlib import nullcontext, redirect_stderr, suppress
 from dataclasses import fields
 
 import minires
-from minires import launch
 from minires.exercises import command as exercise_command
+from minires.train import launch
 
 HELP = """\
 Residual networks from scratch, with every gradient written by hand.
@@ -178,7 +178,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``train``: those of TrainOptions. One that is not given is the recipe's."""
-    from minires import recipes
+    from minires.train import recipes
 
     explained = {
         "recipe": f"settings by name: {', '.join(recipes.RECIPES)} (default: by the data set)",
@@ -267,7 +267,7 @@ def check_picture(path: str) -> None:
 
 def train(arguments: argparse.Namespace) -> int:
     """Run ``minires train``; returns the exit status."""
-    from minires import recipes, runs
+    from minires.train import recipes, runs
 
     launch.communicator()  # the workers meet, so that what goes wrong in one of them ends all
     named = [field.name for field in fields(recipes.TrainOptions)]
@@ -291,7 +291,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Run ``minires compare``; returns the exit status."""
-    from minires import comparison
+    from minires.train import comparison
 
     check_picture(arguments.picture)
     found = [comparison.read_run(folder) for folder in arguments.runs]
@@ -303,7 +303,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def summary(arguments: argparse.Namespace) -> int:
     """Run ``minires summary``; returns the exit status."""
-    from minires.summary import summarize
+    from minires.models.summary import summarize
 
     given = {name: getattr(arguments, name) for name in ("num_classes", "shortcut", "stem", "stride_in")}
     options = {name: value for name, value in given.items() if value is not None}
@@ -319,7 +319,7 @@ def summary(arguments: argparse.Namespace) -> int:
 
 def predict(arguments: argparse.Namespace) -> int:
     """Run ``minires predict``; returns the exit status: 2 where an image could not be read, after all the others."""
-    from minires import prediction
+    from minires.train import prediction
 
     if arguments.top < 1:
         raise ValueError(f"--top must be at least 1, got {arguments.top}")
@@ -341,8 +341,8 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Run ``minires eval``; returns the exit status."""
-    from minires import prediction
-    from minires.plots import plot_confusion
+    from minires.debug.plots import plot_confusion
+    from minires.train import prediction
 
     check_picture(arguments.picture)
     dataset = prediction.evaluation_data(arguments.data)

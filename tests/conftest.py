@@ -12,7 +12,7 @@ import pytest
 import threadpoolctl
 from hypothesis import HealthCheck, settings
 
-from minires.backend import cuda_problem
+from minires.kernels.backend import cuda_problem
 
 TORCH = importlib.util.find_spec("torch") is not None
 

@@ -11,7 +11,7 @@ import tracemalloc
 import numpy as np
 
 from minires.data import cifar, published
-from minires.downloads import Published
+from minires.data.downloads import Published
 
 
 @contextlib.contextmanager

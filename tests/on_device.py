@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from closeness import assert_close
 
-from minires.backend import device_of, to_device, to_numpy
-from minires.tensor import Tensor
+from minires.engine.tensor import Tensor
+from minires.kernels.backend import device_of, to_device, to_numpy
 
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import minires
-from minires import Tensor, functional, nn
+from minires import Tensor, nn
+from minires.nn import functional
 
 SEED = 20240229
 #: Of each dtype; in float16 MiniRes rounds every step of a formula, and PyTorch computes in float32 and rounds once.

@@ -3,13 +3,13 @@
 import re
 import sys
 
+import minires.functional as F
 import numpy as np
 import pytest
 
 import minires
-import minires.functional as F
 from minires import Tensor, debug, nn, optim
-from minires.graph import mode
+from minires.engine.graph import mode
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from minires.bench.networks import Network
 from minires.bench.report import Remembered
 from minires.bench.rows import MemoryRow, Row
 from minires.kernels import conv2d_forward
-from minires.summary import summarize
+from minires.models.summary import summarize
 
 TORCH = importlib.util.find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not TORCH, reason="PyTorch is not installed")

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import minires
-from minires import CheckpointError, Tensor, models, nn, torch_format
-from minires.checkpoint import state_dict_of
+from minires import CheckpointError, Tensor, models, nn
+from minires.data import torch_format
+from minires.data.checkpoint import state_dict_of
+from minires.data.torch_format import integer, text
 from minires.models import pretrained
-from minires.torch_format import integer, text
 
 SUFFIXES = (".safetensors", ".npz", ".pth")
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -268,7 +269,7 @@ def payloads(target):
         + text("torch._utils")
         + text("_rebuild_tensor_v2.__globals__")
         + b"\x93",  # protocol 4 walks dotted names
-        "minires.torch_format.read": b"cminires.torch_format\nread\n",
+        "minires.data.torch_format.read": b"cminires.torch_format\nread\n",
     }
 
 

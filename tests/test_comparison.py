@@ -2,9 +2,10 @@
 
 import pytest
 
-from minires import cli, comparison
-from minires.errors import CheckpointError
-from minires.training import Epoch
+from minires import cli
+from minires.data.errors import CheckpointError
+from minires.train import comparison
+from minires.train.training import Epoch
 
 
 @pytest.mark.parametrize("epoch", ["inf", "-inf", "nan", "1e300", "0", "1.5"])

@@ -14,8 +14,8 @@ from PIL import Image
 
 from minires.data import image_folder
 from minires.data.cifar import read_cifar
+from minires.data.errors import DataError
 from minires.data.idx import read_idx_images, read_idx_labels
-from minires.errors import DataError
 
 ROUNDS = 60
 SPECIAL = [0, 1, 0x7F, 0x80, 0xFF]

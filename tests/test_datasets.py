@@ -12,8 +12,8 @@ import requests
 from datasets import at_most, cifar_records, idx, mnist_arrays, publish_cifar, publish_idx, tar
 from serving import serving
 
-from minires import DataError, data, downloads
-from minires.data import DataLoader, load_data, published
+from minires import DataError, data
+from minires.data import DataLoader, downloads, load_data, published
 from minires.data.cifar import read_cifar
 from minires.data.idx import read_idx, read_idx_images, read_idx_labels
 

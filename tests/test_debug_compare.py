@@ -2,13 +2,13 @@
 
 import copy
 
+import minires.functional as F
 import numpy as np
 import pytest
 
 import minires
-import minires.functional as F
 from minires import Tensor, debug, nn
-from minires.graph import mode
+from minires.engine.graph import mode
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((4, 3, 16, 16)).astype("float32")
@@ -163,7 +163,7 @@ def test_a_bias_too_many():
 
 def test_a_wrong_backward_of_ones_own():
     from minires import kernels
-    from minires.tensor import apply
+    from minires.engine.tensor import apply
 
     def relu_backward(dy, cache):
         return dy * (cache.y > 0.1)

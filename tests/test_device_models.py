@@ -2,17 +2,17 @@
 
 import copy
 
+import minires.functional as F
 import numpy as np
 import pytest
 from on_device import FLOAT32, FLOAT64, assert_same, thorough
 from test_device_layers import assert_same_state, assert_same_step, both
 
 import minires
-import minires.functional as F
 from minires import Tensor, create_model, fuse, models, optim
 from minires.gradcheck import check_function, gradcheck
 from minires.models import BasicBlock, Bottleneck, PlainBlock, PreActBlock, PreActBottleneck
-from minires.summary import summarize
+from minires.models.summary import summarize
 
 pytestmark = pytest.mark.usefixtures("cuda")
 

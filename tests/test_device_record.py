@@ -1,10 +1,10 @@
 """debug.record() of a network on the GPU."""
 
+import minires.functional as F
 import numpy as np
 import pytest
 
 import minires
-import minires.functional as F
 from minires import Tensor, debug
 
 

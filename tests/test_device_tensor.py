@@ -3,14 +3,14 @@
 import copy
 import pickle
 
+import minires.functional as F
 import numpy as np
 import pytest
 from on_device import FLOAT32, FLOAT64, assert_same, there, thorough
 
 import minires
-import minires.functional as F
 from minires import Tensor
-from minires.methods import Methods
+from minires.engine.methods import Methods
 
 pytestmark = pytest.mark.usefixtures("cuda")
 
@@ -255,7 +255,7 @@ def test_making(name):
 
 
 def test_every_way_of_making_has_a_case():
-    from minires import creation
+    from minires.engine import creation
 
     public = {name for name, value in vars(creation).items() if getattr(value, "__module__", "") == creation.__name__}
     assert public <= {name.split()[0] for name in MAKING}

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import minires.functional as F
 import numpy as np
 import pytest
 from closeness import assert_close
@@ -11,12 +12,12 @@ from test_device_layers import OPTIMIZERS, parameters, steps
 from test_device_models import network
 
 import minires
-import minires.functional as F
-from minires import Tensor, cli, create_model, nn, optim, progress
+from minires import Tensor, cli, create_model, nn, optim
 from minires.data import ArrayDataset, DataSplit
 from minires.models import BasicBlock, Bottleneck, PlainBlock, PreActBlock
-from minires.prediction import confusion
-from minires.training import Training, TrainOptions, evaluate, fit
+from minires.train import progress
+from minires.train.prediction import confusion
+from minires.train.training import Training, TrainOptions, evaluate, fit
 
 pytestmark = pytest.mark.usefixtures("cuda")
 

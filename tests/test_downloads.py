@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from serving import serving
 
-from minires import downloads
-from minires.downloads import Published, fetch
+from minires.data import downloads
+from minires.data.downloads import Published, fetch
 
 try:
     import resource

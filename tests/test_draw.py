@@ -5,17 +5,17 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
+import minires.functional as F
 import numpy as np
 import pytest
 
 import minires
-import minires.functional as F
 from minires import Tensor, models, nn
 from minires.debug import draw
 from minires.debug.fold import folded, members_behind
 from minires.debug.layout import lay_out
 from minires.debug.text import dot_string
-from minires.graph import Node
+from minires.engine.graph import Node
 
 rng = np.random.default_rng(0)
 

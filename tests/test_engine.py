@@ -4,12 +4,12 @@ import gc
 import sys
 import weakref
 
+import minires.functional as F
 import numpy as np
 import pytest
 from closeness import assert_close
 
 import minires
-import minires.functional as F
 from minires import Tensor, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 
 

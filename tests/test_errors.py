@@ -3,11 +3,11 @@
 import sys
 import types
 
+import minires.functional as F
 import numpy as np
 import pytest
 
 import minires
-import minires.functional as F
 from minires import Tensor, kernels, nn
 
 X = np.zeros((2, 4, 5, 6))

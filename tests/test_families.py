@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import minires.functional as F
 import numpy as np
 import pytest
 from closeness import assert_close
@@ -19,7 +20,6 @@ from families import (
 )
 
 import minires
-import minires.functional as F
 from minires import Tensor, no_grad
 from minires.optim import SGD, MultiStepLR
 

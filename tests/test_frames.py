@@ -3,10 +3,10 @@
 import os
 import sys
 
+import minires.functional as F
 import numpy as np
 
 import minires
-import minires.functional as F
 from minires import Tensor
 
 PACKAGE = os.path.dirname(minires.__file__)

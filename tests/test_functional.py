@@ -1,11 +1,12 @@
 """The binding: each functional under PyTorch's signature, against PyTorch."""
 
+import minires.functional as F
 import numpy as np
 import pytest
 from closeness import assert_close
 
-import minires.functional as F
-from minires import Tensor, functional
+from minires import Tensor
+from minires.nn import functional
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: the kernels are compared with golden files")
 TF = torch.nn.functional

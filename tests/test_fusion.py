@@ -1,11 +1,11 @@
 """minires.fuse: the same outputs with no batch norm left, on every family, and a clear word where that cannot be."""
 
+import minires.functional as F
 import numpy as np
 import pytest
 from families import FAMILIES, minires_network
 
 import minires
-import minires.functional as F
 from minires import Tensor, nn
 
 

@@ -3,11 +3,11 @@
 import json
 import time
 
+import minires.functional as F
 import numpy as np
 import pytest
 
 import minires
-import minires.functional as F
 from minires import Tensor, kernels, nn
 from minires.gradcheck import KINDS, check_function, check_kernel, gradcheck
 from minires.gradcheck.kinds import apart

@@ -3,12 +3,12 @@
 import copy
 import pickle
 
+import minires.functional as F
 import numpy as np
 import pytest
 from closeness import assert_close
 
 import minires
-import minires.functional as F
 from minires import Tensor, nn, no_grad, optim, set_grad_enabled
 
 

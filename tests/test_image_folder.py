@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from minires.data import DataLoader, folder, image_folder, load_data
+from minires.data.errors import DataError
 from minires.data.images import MEAN, STD, open_image, read_image
-from minires.errors import DataError
 
 
 def picture(path, size=(12, 10), seed=0, mode="RGB"):

@@ -6,11 +6,11 @@ tracemalloc sees every array of NumPy's, and the same program asks for the same 
 import gc
 import tracemalloc
 
+import minires.functional as F
 import numpy as np
 import pytest
 
 import minires
-import minires.functional as F
 from minires import Tensor, nn
 from minires.models import create_model
 from minires.optim import SGD

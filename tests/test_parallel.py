@@ -16,15 +16,16 @@ import tempfile
 import time
 from pathlib import Path
 
+import minires.functional as F
 import numpy as np
 import pytest
 import workers
 
 import minires
-import minires.functional as F
-from minires import launch, nn, parallel
+from minires import nn
 from minires.data import DataLoader
-from minires.training import evaluate
+from minires.train import launch, parallel
+from minires.train.training import evaluate
 
 HERE = Path(__file__).parent
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # mpich's wheel puts it there
@@ -223,7 +224,7 @@ def test_the_start():
 
 
 def weights(folder):
-    from minires.checkpoint import load
+    from minires.data.checkpoint import load
 
     return {name: tensor.numpy().tolist() for name, tensor in load(folder / "last.safetensors").items()}
 

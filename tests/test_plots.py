@@ -1,13 +1,14 @@
 """The numbers behind the pictures of what a network learned, and that looking changes nothing."""
 
+import minires.functional as F
 import numpy as np
 import pytest
 
 import minires
-import minires.functional as F
-from minires import Tensor, models, nn, plots
+from minires import Tensor, models, nn
 from minires.data import ArrayDataset, digits
-from minires.plots.landscape import filter_normalised_direction
+from minires.debug import plots
+from minires.debug.plots.landscape import filter_normalised_direction
 
 rng = np.random.default_rng(0)
 
@@ -205,7 +206,7 @@ def test_the_landscape(unchanged, model, capsys):
 
 
 def test_the_weights_come_back_after_an_interruption(unchanged, model, monkeypatch):
-    from minires.plots import landscape
+    from minires.debug.plots import landscape
 
     def stopped(*arguments):
         raise KeyboardInterrupt

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from minires.plots import plot_confusion, plot_curves, plot_runs
-from minires.training import Epoch
+from minires.debug.plots import plot_confusion, plot_curves, plot_runs
+from minires.train.training import Epoch
 
 LINE = Epoch(1, 0.1, 1.0, 0.5, 1.0, 0.5)
 NAMES = ["cost_$5_$10", "$_", "_hidden", "a\\b{$^$}"]

@@ -10,9 +10,9 @@ import minires
 from minires import cli, models
 from minires.data import digits
 from minires.data.images import read_image
-from minires.prediction import confusion, evaluation_data, load_model, predict, read_labels
-from minires.recipes import TrainOptions
-from minires.runs import run
+from minires.train.prediction import confusion, evaluation_data, load_model, predict, read_labels
+from minires.train.recipes import TrainOptions
+from minires.train.runs import run
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 rng = np.random.default_rng(0)

@@ -15,7 +15,9 @@ from random_calls import REFUSALS, SEED, Mine, Theirs, differences, draw, quiet,
 from random_calls_tensor import CALLS, SUMS
 
 import minires
-from minires import Tensor, creation, functional, nn
+from minires import Tensor, nn
+from minires.engine import creation
+from minires.nn import functional
 
 EACH = -(-10_000 // len(CALLS))  # calls of one operation
 

@@ -8,16 +8,16 @@ import sys
 import threading
 import weakref
 
+import minires.functional as F
 import numpy as np
 import pytest
 from closeness import assert_close
 
 import minires
-import minires.functional as F
 from minires import Tensor, debug, kernels, nn, no_grad
 from minires.debug import charts, table
 from minires.debug.rows import BINS
-from minires.graph import mode
+from minires.engine.graph import mode
 
 
 class Small(nn.Module):

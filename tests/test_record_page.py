@@ -8,11 +8,11 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 
+import minires.functional as F
 import numpy as np
 import pytest
 
 import minires
-import minires.functional as F
 from minires import Tensor, debug, nn, no_grad
 from minires.debug import folding, page
 

@@ -12,12 +12,12 @@ import pytest
 
 import minires
 from minires import nn
-from minires.checkpoint import to_safetensors
 from minires.data import digits
-from minires.errors import CheckpointError
-from minires.recipes import TrainOptions
-from minires.run_checkpoint import NO_DIGEST, Checkpoint, Checkpoints, decode, digest, encode
-from minires.training import Training, fit
+from minires.data.checkpoint import to_safetensors
+from minires.data.errors import CheckpointError
+from minires.train.recipes import TrainOptions
+from minires.train.run_checkpoint import NO_DIGEST, Checkpoint, Checkpoints, decode, digest, encode
+from minires.train.training import Training, fit
 
 OPTIONS = TrainOptions(epochs=2, batch_size=100, optimizer="adam", lr=0.01, ema=0.5)
 

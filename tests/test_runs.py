@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 import minires
-from minires import cli, comparison, recipes, run_checkpoint, runs
+from minires import cli
 from minires.data import digits
-from minires.errors import CheckpointError
-from minires.progress import Forecast, duration
-from minires.recipes import TrainOptions
-from minires.run_checkpoint import CURRENT, DAMAGED, PREVIOUS, Checkpoints, read_checkpoint
-from minires.training import Stopped, Training, fit
+from minires.data.errors import CheckpointError
+from minires.train import comparison, recipes, run_checkpoint, runs
+from minires.train.progress import Forecast, duration
+from minires.train.recipes import TrainOptions
+from minires.train.run_checkpoint import CURRENT, DAMAGED, PREVIOUS, Checkpoints, read_checkpoint
+from minires.train.training import Stopped, Training, fit
 
 RESULT = ("last.safetensors", "metrics.csv")
 

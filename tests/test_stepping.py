@@ -10,11 +10,11 @@ import linecache
 import re
 import sys
 
+import minires.functional as F
 import numpy as np
 import pytest
 
 import minires
-import minires.functional as F
 from minires import Tensor, nn
 
 HIDDEN = {"<lambda>", "<genexpr>", "<listcomp>", "<dictcomp>", "<setcomp>"}
@@ -158,7 +158,7 @@ def line_of(text):
 
 
 def nodes_of(y):
-    from minires.graph import topological_order
+    from minires.engine.graph import topological_order
 
     return list(reversed(topological_order(y.node)))
 

@@ -17,8 +17,9 @@ import strict_cupy
 from strict_cupy import API, counts, installed
 from strict_cupy_expressions import ANSWERED, COSTS, LEFT_OUT, REFUSED, REFUSED_TOO
 
-from minires import Tensor, backend
-from minires import functional as F
+from minires import Tensor
+from minires.kernels import backend
+from minires.nn import functional as F
 
 HERE = Path(__file__).parent
 BEHAVIOUR = json.loads((HERE / "cupy_behaviour.json").read_text())

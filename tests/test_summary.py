@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minires import Tensor, cli, models, nn
-from minires.summary import summarize
+from minires.models.summary import summarize
 
 
 class HandMade(nn.Module):

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 import minires
-from minires import cli, training
+from minires import cli
 from minires.data import ArrayDataset, digits
-from minires.divergence import first_bad_layer
-from minires.recipes import TrainOptions
-from minires.run_checkpoint import read_checkpoint
-from minires.runs import run
-from minires.training import Training, evaluate, fit
+from minires.train import training
+from minires.train.divergence import first_bad_layer
+from minires.train.recipes import TrainOptions
+from minires.train.run_checkpoint import read_checkpoint
+from minires.train.runs import run
+from minires.train.training import Training, evaluate, fit
 
 FILES = {"config.json", "metrics.csv", "curves.png", "last.safetensors"}
 

@@ -6,7 +6,7 @@ import pytest
 import minires
 from minires import Tensor, kernels, models
 from minires.kernels.shapes import conv2d_size
-from minires.summary import summarize
+from minires.models.summary import summarize
 
 #: name: parameters, multiply-adds at the size it was made for, entries of the state_dict (torchvision's counts)
 IMAGENET = {

@@ -11,14 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+import minires.functional as F
 import numpy as np
 
-import minires.functional as F
-from minires import Tensor, cli, launch, nn, parallel
+from minires import Tensor, cli, nn
 from minires.data import ArrayDataset, DataLoader
 from minires.optim import SGD
-from minires.recipes import TrainOptions
-from minires.training import Training, evaluate, fit
+from minires.train import launch, parallel
+from minires.train.recipes import TrainOptions
+from minires.train.training import Training, evaluate, fit
 
 BATCH = 12
 
@@ -250,7 +251,8 @@ class CutOff(OSError):
 
 def whole_run(folder, *arguments):
     """A run of the small network, in a folder; up to a step, on from there, or both at once."""
-    from minires import data, runs
+    from minires import data
+    from minires.train import runs
 
     stop, resume, synchronised = (json.loads(argument) for argument in arguments)
     split = data.DataSplit(images(41, 1), images(17, 2), 3, 2)

@@ -11,11 +11,11 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import minires.functional as F
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 import minires
-import minires.functional as F
 from minires import Tensor, nn
 from minires.data import DataLoader, digits
 from minires.optim import SGD, CosineAnnealingLR

@@ -14,14 +14,14 @@ from operator import attrgetter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import minires.functional as F
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 import minires
-import minires.functional as F
 from minires import Tensor, debug
 from minires.data import digits
-from minires.graph import Node
+from minires.engine.graph import Node
 
 threadpool_limits(1)  # these matrix products are too small for more threads
 figures = Path(__file__).parent / "figures" if "__file__" in globals() else Path("figures")
@@ -65,7 +65,7 @@ print(f"y.backward()          dy/da = {engine[0]:.9f}   dy/db = {engine[1]:.9f}"
 #
 # A Tensor that was computed carries a Node, and a Node keeps four things: which operation it was, what that operation
 # will need on the way back (its cache), where its inputs came from (its parents), and the line of your file that asked
-# for it. The rest is bookkeeping: read `Node` in `minires/graph.py`.
+# for it. The rest is bookkeeping: read `Node` in `minires/engine/graph.py`.
 
 # %%
 y = multiply(a, b)
@@ -205,7 +205,7 @@ print(f"ResNet-8: {sum(same_bits)} of {len(same_bits)} parameters have the same 
 
 # %% [markdown]
 # Every one of them is equal to the last bit. So few lines are enough for a residual network; what
-# `Tensor.backward` in `minires/tensor.py` does beyond them is checking, freeing memory, and saying at which line of
+# `Tensor.backward` in `minires/engine/tensor.py` does beyond them is checking, freeing memory, and saying at which line of
 # yours something went wrong.
 #
 # ## Broadcasting: its gradient is a sum

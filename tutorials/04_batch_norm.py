@@ -14,19 +14,19 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import minires.functional as F
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 import minires
-import minires.functional as F
 from minires import Tensor, apply, kernels, nn
 from minires.data import DataLoader, digits
 from minires.gradcheck import check_kernel
 from minires.kernels.batch_norm import from_rows, to_rows
 from minires.nn.modes import in_mode, statistics_kept
 from minires.optim import SGD
-from minires.recipes import TrainOptions
-from minires.training import evaluate, fit
+from minires.train.recipes import TrainOptions
+from minires.train.training import evaluate, fit
 
 threadpool_limits(1)  # these matrix products are too small for more threads
 figures = Path(__file__).parent / "figures" if "__file__" in globals() else Path("figures")

@@ -13,17 +13,17 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import minires.functional as F
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 import minires
-import minires.functional as F
 from minires import Tensor, kernels, nn, plots
 from minires.data import ArrayDataset, DataLoader, digits
 from minires.gradcheck import check_kernel
 from minires.optim import SGD
-from minires.recipes import TrainOptions
-from minires.training import evaluate, fit
+from minires.train.recipes import TrainOptions
+from minires.train.training import evaluate, fit
 
 threadpool_limits(1)  # these matrix products are too small for more threads
 figures = Path(__file__).parent / "figures" if "__file__" in globals() else Path("figures")

@@ -14,16 +14,16 @@ import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import minires.functional as F
 import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import minires
-import minires.functional as F
 from minires import Tensor, nn
 from minires.data import DataLoader, digits
 from minires.optim import SGD
-from minires.training import evaluate, train_step
+from minires.train.training import evaluate, train_step
 
 threadpool_limits(1)  # these matrix products are too small for more threads
 figures = Path(__file__).parent / "figures" if "__file__" in globals() else Path("figures")

@@ -16,16 +16,16 @@ from math import comb, log
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import minires.functional as F
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-import minires.functional as F
 from minires import Tensor, debug, kernels, models, nn, no_grad
 from minires.data import digits
 from minires.exercises.basic_block import basic_block_backward, basic_block_forward
 from minires.gradcheck import check_kernel
 from minires.models import BasicBlock, BlockOptions, Bottleneck, PreActBlock
-from minires.summary import summarize
+from minires.models.summary import summarize
 
 threadpool_limits(1)  # these matrix products are too small for more threads
 

@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+import minires.functional as F
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 import minires
-import minires.functional as F
 from minires import Tensor, models, no_grad
-from minires.checkpoint import state_dict_of
 from minires.data import digits
+from minires.data.checkpoint import state_dict_of
 from minires.data.images import normalize
 from minires.debug import compare
-from minires.summary import summarize
+from minires.models.summary import summarize
 
 threadpool_limits(1)  # these matrix products are too small for more threads
 
@@ -355,7 +355,7 @@ print(f"ResNet-50: {TOP1['resnet50']} % with the original recipe, {newer_resnet5
 #
 # The CIFAR networks of the paper have three stages of n blocks, 6n + 2 layers. With n = 200 that is ResNet-1202. Its
 # graph is so deep that an engine that walks it by a function calling itself would run into Python's recursion limit;
-# MiniRes walks it in a loop (`minires/graph.py`). Here is one forward and backward on four digits, for all depths.
+# MiniRes walks it in a loop (`minires/engine/graph.py`). Here is one forward and backward on four digits, for all depths.
 
 
 # %%

@@ -18,14 +18,15 @@ from itertools import islice
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import minires.functional as F
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 import minires
-import minires.functional as F
 from minires import Tensor
 from minires.data import ArrayDataset, DataLoader, RandomCrop, RandomHorizontalFlip, digits
 from minires.data.idx import read_idx_images, read_idx_labels
+from minires.models.summary import summarize
 from minires.optim import (
     SGD,
     AveragedModel,
@@ -37,9 +38,8 @@ from minires.optim import (
     clip_grad_norm_,
 )
 from minires.optim.swa_utils import get_ema_avg_fn
-from minires.recipes import RECIPES, TrainOptions
-from minires.summary import summarize
-from minires.training import evaluate, fit, train_step
+from minires.train.recipes import RECIPES, TrainOptions
+from minires.train.training import evaluate, fit, train_step
 
 threadpool_limits(1)  # these matrix products are too small for more threads
 figures = Path(__file__).parent / "figures" if "__file__" in globals() else Path("figures")
@@ -537,11 +537,11 @@ print("resumed with the weights and the schedule alone:", np.array_equal(whole, 
 #
 # The second line goes on with a run that was stopped, to the bits of one that was not; the last prints the options in
 # which two runs differ, and draws their curves in one picture. (Expect the moved digits behind: with all images and
-# four epochs, moving costs more than it gives.) The library's loop is `fit` in `minires/training.py`.
+# four epochs, moving costs more than it gives.) The library's loop is `fit` in `minires/train/training.py`.
 #
 # ## The recipes
 #
-# What the papers did, as options of `minires train`. Each is a row of a table in `minires/recipes.py`, and every
+# What the papers did, as options of `minires train`. Each is a row of a table in `minires/train/recipes.py`, and every
 # value can be overridden on the command line.
 
 # %%

@@ -15,17 +15,17 @@ import copy
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import minires.functional as F
 import numpy as np
 from matplotlib.colors import LogNorm
 from threadpoolctl import threadpool_limits
 
 import minires
-import minires.functional as F
 from minires import Tensor, nn
 from minires.data import DataLoader, digits
+from minires.debug.plots import loss_landscape, plot_feature_maps, plot_filters
 from minires.optim import SGD, OneCycleLR
-from minires.plots import loss_landscape, plot_feature_maps, plot_filters
-from minires.training import evaluate
+from minires.train.training import evaluate
 
 threadpool_limits(1)  # these matrix products are too small for more threads
 figures = Path(__file__).parent / "figures" if "__file__" in globals() else Path("figures")
@@ -404,7 +404,7 @@ figure.savefig(figures / "10_shattered.png", dpi=90)
 #
 # Walk away from the trained weights in two random directions, and draw the loss. Li et al. 2018 showed how to make
 # such pictures comparable: give each filter of the random direction the length of the network's own filter
-# (`filter_normalised_direction` in `minires/plots/landscape.py`). A step of 1 then means: as far as each filter is
+# (`filter_normalised_direction` in `minires/debug/plots/landscape.py`). A step of 1 then means: as far as each filter is
 # long. For each of the four networks, the grid has 11 x 11 points, and the loss is that of 128 training digits.
 
 # %%

@@ -20,15 +20,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
+import minires.functional as F
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 import minires
-import minires.functional as F
 from minires import Tensor, cuda, kernels, nn
-from minires.backend import array_module, device_of, to_device, to_numpy
 from minires.data import DataLoader, digits
-from minires.graph import Watcher, mode
+from minires.engine.graph import Watcher, mode
+from minires.kernels.backend import array_module, device_of, to_device, to_numpy
 from minires.optim import SGD
 from minires.optim.sgd import momentum_step
 
@@ -42,7 +42,7 @@ figures.mkdir(exist_ok=True)
 # ## One source
 #
 # A kernel asks once which library holds its array, calls the answer xp, and goes on as if there were one library.
-# Here is `relu_forward` from `minires/kernels/activation.py`, and `array_module` from `minires/backend.py`, which
+# Here is `relu_forward` from `minires/kernels/activation.py`, and `array_module` from `minires/kernels/backend.py`, which
 # gives the answer.
 
 # %%
@@ -206,7 +206,7 @@ for name, answers in manners.items():
 # What follows from each, in MiniRes:
 #
 # - Host and device arrays never mix. Nothing is copied behind your back; `to_device` and `to_numpy` in
-#   `minires/backend.py` are the only two doors.
+#   `minires/kernels/backend.py` are the only two doors.
 # - Indices wrap: 5 becomes 5 modulo 3. A wrong class number raises an error on the host; on the device nobody looks,
 #   since looking would mean waiting, and the loss becomes NaN.
 # - NumPy keeps the memory order of its operands, CuPy writes row-major. MiniRes keeps images last in memory, so
@@ -307,7 +307,7 @@ if strict_cupy:
 # work without. MiniRes's im2col takes `as_strided` for its windows, because CuPy's `sliding_window_view` uploads
 # the window's shape to check it, and waits for the answer.
 #
-# Two operations are two launches. Where many small steps follow each other, `one_launch` in `minires/backend.py` has
+# Two operations are two launches. Where many small steps follow each other, `one_launch` in `minires/kernels/backend.py` has
 # CuPy compile them into one kernel (`cupy.fuse`). On the host it is the function itself, so you can step through it.
 # The update of SGD is such a chain, for every parameter of the network.
 
@@ -327,7 +327,7 @@ if strict_cupy:
 #
 # **Question before you scroll on:** the batch goes from 2 to 4 to 16 images. How does the number of launches grow?
 #
-# `Watcher` in `minires/graph.py` is told before and after every operation, forward and backward; it is what the debug
+# `Watcher` in `minires/engine/graph.py` is told before and after every operation, forward and backward; it is what the debug
 # tools are made of. This one notes launches and bytes by operation. The bytes are rough, and rather too few: each
 # operation reads its inputs and writes its result once, and a convolution writes and reads its columns besides
 # (lesson `tutorials/03_convolution.py`).
@@ -414,7 +414,7 @@ if strict_cupy:
 # (One exception: where a convolution's columns for the whole batch pass a GiB, they are made in parts.) Two uploads,
 # the images and the labels, and not one wait: Python runs ahead of the device all through the step.
 #
-# `blocks_pay` in `minires/backend.py` is the other side of this. On the host a convolution is cut into blocks that
+# `blocks_pay` in `minires/kernels/backend.py` is the other side of this. On the host a convolution is cut into blocks that
 # fit the cache; on a device each block would be another round of launches, so there it is one.
 #
 # Where do they go? Where the stand-in is missing, the picture shows what it counted when this lesson was written.

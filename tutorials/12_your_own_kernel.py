@@ -21,18 +21,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+import minires.functional as F
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 import minires
-import minires.functional as F
 from minires import Tensor, debug, nn
-from minires.backend import Array, array_module
 from minires.data import DataLoader, digits
+from minires.engine.tensor import apply
 from minires.gradcheck import check_function, check_kernel
+from minires.kernels.backend import Array, array_module
 from minires.optim import SGD, CosineAnnealingLR
-from minires.tensor import apply
-from minires.training import evaluate
+from minires.train.training import evaluate
 
 threadpool_limits(1)  # these matrix products are too small for more threads
 figures = Path(__file__).parent / "figures" if "__file__" in globals() else Path("figures")
@@ -379,7 +379,7 @@ print(
 
 # %% [markdown]
 # The tools of `minires.debug` know it already, because all they need is what `apply` records (it is in
-# `minires/tensor.py`). Here they watch an eps of 0, on an image with a blank group.
+# `minires/engine/tensor.py`). Here they watch an eps of 0, on an image with a blank group.
 
 # %%
 model = network("group norm")
@@ -574,7 +574,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minires.backend import Array, array_module
+from minires.kernels.backend import Array, array_module
 from minires.exercises.table import Exercise
 from minires.exercises.trials import Trial
 

@@ -13,11 +13,11 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import minires.functional as F
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 import minires
-import minires.functional as F
 from minires import Tensor, nn, parallel
 from minires.bench import scaling
 from minires.data import DataLoader, digits
@@ -178,7 +178,7 @@ for p in (2, 3, 4, 8, 16):
 # Each sends 2 (p - 1) / p n numbers: less than 2 n, however many workers there are. What does grow is the number of
 # messages, 2 (p - 1), each of which costs its latency. So gradients are not sent layer by layer: they are copied into
 # a few large buckets, and a bucket leaves as soon as backward has filled it, while backward goes on with earlier
-# layers. Read `backward` in `minires/parallel.py`: MPI does the adding (`Iallreduce`), the rest is bookkeeping.
+# layers. Read `backward` in `minires/train/parallel.py`: MPI does the adding (`Iallreduce`), the rest is bookkeeping.
 #
 # ## What that costs
 #

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from minires.bench.timing import Work
+from minires.models.summary import summarize
 from minires.nn import Conv2d, Linear, Module
-from minires.summary import summarize
 
 
 class Product(NamedTuple):

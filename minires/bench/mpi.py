@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minires import functional as F
-from minires import parallel
 from minires.bench.networks import LR, MOMENTUM, NETWORKS, WEIGHT_DECAY, Network, make_batch, make_model
 from minires.bench.report import columns
 from minires.bench.scaling import ASSUMPTIONS, GOYAL, Link, Work, efficiency, ring_seconds, table
 from minires.bench.scaling import NETWORKS as LINKS
-from minires.launch import launched, processors
+from minires.engine.tensor import Tensor
+from minires.nn import functional as F
 from minires.optim import SGD
-from minires.tensor import Tensor
+from minires.train import parallel
+from minires.train.launch import launched, processors
 
 SCALED = NETWORKS[0]  # ResNet-20, 64 images a worker
 LARGE = Network("ResNet-50 training step, batch 4", "resnet50", 4, (3, 224, 224), training=True)

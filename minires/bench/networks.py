@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minires import functional as F
 from minires.bench.floor import floor_work, network_products
 from minires.bench.sides import Sides
 from minires.bench.timing import Work
-from minires.fusion import fuse
-from minires.graph import no_grad
+from minires.engine.graph import no_grad
+from minires.engine.tensor import Tensor
 from minires.models import create_model
+from minires.models.fusion import fuse
 from minires.nn import BatchNorm2d, Module
+from minires.nn import functional as F
 from minires.optim import SGD
-from minires.tensor import Tensor
 
 #: Of SGD, on both sides.
 LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 5e-4

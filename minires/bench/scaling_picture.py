@@ -6,7 +6,7 @@ from typing import Any
 
 from minires.bench.mpi import ScalingReport
 from minires.bench.scaling import GOYAL, NETWORKS, WORKERS, Link, Work, efficiency, step_seconds
-from minires.plots.inputs import finished
+from minires.debug.plots.inputs import finished
 
 STYLES = [":", "--", "-"]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minires.bench.timing import Work
-from minires.tensor import Tensor
+from minires.engine.tensor import Tensor
 
 
 class Sides(NamedTuple):

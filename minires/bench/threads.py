@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import minires
-from minires.launch import processors
+from minires.train.launch import processors
 
 
 def check_threads(threads: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from minires.errors import DataError
+from minires.data.errors import DataError
 
 CHUNK = 1 << 20  # bytes asked for at once: memory grows only with what is really there
 DEFLATE = 1032  # times its size: more than this no gzip stream unpacks to

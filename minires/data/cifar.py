@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minires.data.binary import CHUNK, check_end, check_labels, fill, opened
-from minires.errors import DataError
+from minires.data.errors import DataError
 
 PIXELS = 3 * 32 * 32
 MEMBERS = 100  # of an archive: the real ones have ten

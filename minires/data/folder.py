@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from minires.data.dataset import ArrayDataset, DataSplit
+from minires.data.errors import DataError
 from minires.data.images import MEAN, STD, open_image, open_picture, resize_and_crop
 from minires.data.transforms import Normalize
-from minires.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 TRAIN, TESTS = ("train", "training"), ("test", "testing", "val", "valid", "validation")  # in any case; the first counts

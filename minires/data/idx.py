@@ -12,7 +12,7 @@ import struct
 import numpy as np
 
 from minires.data.binary import check_end, check_labels, opened, read_bytes
-from minires.errors import DataError
+from minires.data.errors import DataError
 
 
 def read_idx(path: str | os.PathLike, axes: int) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minires.data.errors import DataError
 from minires.data.transforms import Normalize
-from minires.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

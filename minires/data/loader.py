@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from minires.creation import from_numpy
 from minires.data.dataset import ArrayDataset
-from minires.tensor import Tensor
+from minires.engine.creation import from_numpy
+from minires.engine.tensor import Tensor
 
 AHEAD = 2  # batches that each worker prepares before they are asked for
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from minires.data.cifar import CIFAR10, CIFAR100, Records, read_cifar
 from minires.data.dataset import ArrayDataset, DataSplit
+from minires.data.downloads import Published, cache_folder, fetch, has_checksum, in_words, is_the_file
+from minires.data.errors import DataError
 from minires.data.idx import read_idx_images, read_idx_labels
 from minires.data.transforms import Normalize
-from minires.downloads import Published, cache_folder, fetch, has_checksum, in_words, is_the_file
-from minires.errors import DataError
 
 MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
 FASHION_MNIST_MEAN, FASHION_MNIST_STD = (0.2860,), (0.3530,)

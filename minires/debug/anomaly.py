@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minires.backend import Array, all_finite, array_module, is_array, to_numpy
 from minires.debug.context import Watching, at, input_names, made, owned_name
-from minires.graph import Node, mode, module_path, users_line
+from minires.engine.graph import Node, mode, module_path, users_line
+from minires.kernels.backend import Array, all_finite, array_module, is_array, to_numpy
 from minires.nn import Parameter
 
 

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minires.backend import to_numpy
 from minires.debug import causes
 from minires.debug.runs import Run, Seen, is_torch, run_model, set_state, state_of
+from minires.engine.tensor import Tensor
+from minires.kernels.backend import to_numpy
 from minires.nn import Module
-from minires.tensor import Tensor
 
 
 class Difference(NamedTuple):

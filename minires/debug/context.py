@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from minires.graph import Node, Watcher, mode
+from minires.engine.graph import Node, Watcher, mode
 
 if TYPE_CHECKING:
     from minires.nn.module import Module

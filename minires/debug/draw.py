@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from minires.checkpoint import write_whole
+from minires.data.checkpoint import write_whole
 from minires.debug.fold import Graph, folded
-from minires.graph import enable_grad
+from minires.engine.graph import enable_grad
+from minires.engine.tensor import Tensor
 from minires.models import INPUTS
 from minires.nn import Conv2d, Linear, Module
 from minires.nn.modes import in_mode
-from minires.tensor import Tensor
 
 PICTURES = (".svg", ".png")
 TEXTS = (".dot", ".mmd", ".mermaid")

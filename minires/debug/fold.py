@@ -6,10 +6,10 @@ import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from minires.graph import Node
+from minires.engine.graph import Node
+from minires.engine.tensor import Tensor
 from minires.nn import Module, Sequential
 from minires.nn.module import Parameter
-from minires.tensor import Tensor
 
 
 class Vertex(NamedTuple):
@@ -181,7 +181,7 @@ def what_it_is(module: Module) -> str:
 
 
 def path_of(modules: Sequence[Module], names: dict[int, dict[int, str]]) -> str:
-    """minires.graph.module_path with a memory: each module's parts are listed once and not at every operation."""
+    """module_path with a memory: each module's parts are listed once and not at every operation."""
     parts = []
     for outer, inner in zip(modules, modules[1:], strict=False):
         if id(outer) not in names:

@@ -20,13 +20,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from minires import cuda
-from minires.backend import Array, device_of
 from minires.debug import charts, page, table
 from minires.debug.rows import Input, Level, Line, Row, line_of_code, norm, statistics
-from minires.graph import Node, Watcher, mode, module_path, users_line
+from minires.engine import cuda
+from minires.engine.graph import Node, Watcher, mode, module_path, users_line
+from minires.engine.tensor import Tensor
+from minires.kernels.backend import Array, device_of
 from minires.nn import Module, Parameter
-from minires.tensor import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

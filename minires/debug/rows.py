@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minires.backend import Array, to_numpy
+from minires.kernels.backend import Array, to_numpy
 
 BINS = 32
 LARGEST = 1e300  # values beyond it leave no room to compute a histogram's width in float64

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minires.backend import to_numpy
-from minires.graph import enable_grad
+from minires.engine.graph import enable_grad
+from minires.engine.tensor import Tensor
+from minires.kernels.backend import to_numpy
 from minires.nn import Module
-from minires.tensor import Tensor
 
 
 class Seen(NamedTuple):

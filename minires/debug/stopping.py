@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from minires import kernels
-from minires.backend import Array
 from minires.debug.context import Watching, made, owned_name
-from minires.graph import Node, mode
-from minires.names import lookup
-from minires.tensor import Tensor
+from minires.engine.graph import Node, mode
+from minires.engine.names import lookup
+from minires.engine.tensor import Tensor
+from minires.kernels.backend import Array
 
 if TYPE_CHECKING:
     from minires.nn.module import Module

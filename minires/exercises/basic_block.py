@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from minires.backend import Array
 from minires.kernels import (
     batch_norm_backward,
     batch_norm_forward,
@@ -21,6 +20,7 @@ from minires.kernels import (
     shortcut_a_backward,
     shortcut_a_forward,
 )
+from minires.kernels.backend import Array
 
 
 class BasicBlockCache(NamedTuple):

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from minires.backend import Array
 from minires.gradcheck.definitions import window_sizes
+from minires.kernels.backend import Array
 from minires.kernels.shapes import pair
 
 

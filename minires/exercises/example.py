@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minires.backend import Array, array_module
 from minires.exercises.table import Exercise
 from minires.exercises.trials import Trial
+from minires.kernels.backend import Array, array_module
 
 
 class SwishCache(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minires import kernels
-from minires.backend import Array
+from minires.kernels.backend import Array
 
 
 def accepts(forward: Callable, backward: Callable, inputs: tuple[Array, ...]) -> bool:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from minires.backend import Array
+from minires.kernels.backend import Array
 
 
 def sgd_step(

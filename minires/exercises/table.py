@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from minires import kernels
+from minires.engine.names import lookup
 from minires.exercises import trials
 from minires.exercises.basic_block import basic_block_backward
 from minires.exercises.mutants import accepts
 from minires.exercises.sgd import sgd_step
 from minires.exercises.trials import Trial
-from minires.names import lookup
 
 
 class Exercise(NamedTuple):

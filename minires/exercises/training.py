@@ -12,12 +12,12 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from minires import functional as F
 from minires.data import digits
+from minires.engine.tensor import Tensor, apply
 from minires.exercises import basic_block, sgd
 from minires.models.blocks import BasicBlock, BlockOptions
 from minires.nn import BatchNorm2d, Conv2d, Linear, Module, Parameter
-from minires.tensor import Tensor, apply
+from minires.nn import functional as F
 
 STEPS, BATCH, CHANNELS = 20, 16, 6
 

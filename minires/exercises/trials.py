@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minires import kernels
-from minires.backend import Array
 from minires.exercises import basic_block as block
 from minires.exercises import definitions
 from minires.exercises.sgd import sgd_step
 from minires.gradcheck import definitions as loops
+from minires.kernels.backend import Array
 
 
 class Trial(NamedTuple):

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from minires.backend import to_device, to_numpy
 from minires.gradcheck.candidates import scale_codes
 from minires.gradcheck.check import TOLERANCE
 from minires.gradcheck.report import Gradient, Report, finding
+from minires.kernels.backend import to_device, to_numpy
 
 #: Tensors with at most this many entries are checked entry by entry, larger ones along this many random directions.
 ENTRIES, DIRECTIONS = 64, 6

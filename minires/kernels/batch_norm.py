@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from minires.backend import Array, array_module
+from minires.kernels.backend import Array, array_module
 from minires.kernels.shapes import FLOATS
 
 

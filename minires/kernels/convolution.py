@@ -15,7 +15,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import NamedTuple
 
-from minires.backend import Array, array_module, blocks_pay
+from minires.kernels.backend import Array, array_module, blocks_pay
 from minires.kernels.shapes import Conv2dSize, check_images, conv2d_size, pair, window_output_size
 
 # ---- 1. The definition ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minires.backend import Array, array_module
+from minires.kernels.backend import Array, array_module
 
 
 class DropoutCache(NamedTuple):

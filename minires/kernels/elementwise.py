@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from minires.backend import Array, array_module, device_of, to_device
+from minires.kernels.backend import Array, array_module, device_of, to_device
 from minires.kernels.shapes import check_fits
 
 

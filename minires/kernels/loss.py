@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from minires.backend import Array, array_module, values_are_at_hand
+from minires.kernels.backend import Array, array_module, values_are_at_hand
 from minires.kernels.shapes import FLOATS, check_axis
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import NamedTuple
 
-from minires.backend import Array, array_module, blocks_pay
+from minires.kernels.backend import Array, array_module, blocks_pay
 from minires.kernels.shapes import check_images, pair, window_output_size
 
 #: The bytes of x in a block of channels of max pooling's backward, so that its many steps find them in the cache.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from minires.backend import Array, array_module
 from minires.kernels.arithmetic import wide
+from minires.kernels.backend import Array, array_module
 
 
 class SumCache(NamedTuple):

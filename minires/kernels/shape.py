@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from minires.backend import Array, array_module
 from minires.kernels.arithmetic import unbroadcast
+from minires.kernels.backend import Array, array_module
 from minires.kernels.shapes import check_axis, check_fits
 
 

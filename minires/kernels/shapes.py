@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minires.backend import Array
+from minires.kernels.backend import Array
 
 #: What counts as a whole number in an argument.
 INTEGERS = (int, np.integer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from minires.backend import Array, array_module
+from minires.kernels.backend import Array, array_module
 from minires.kernels.batch_norm import check_batch_norm, from_rows, scale_and_shift, to_rows
 
 

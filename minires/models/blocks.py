@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minires import functional as F
+from minires.engine.tensor import Tensor
 from minires.nn import BatchNorm2d, Conv2d, Module, ReLU, Sequential
-from minires.tensor import Tensor
+from minires.nn import functional as F
 
 
 class BlockOptions(NamedTuple):

@@ -6,10 +6,10 @@ wherever a block keeps the shape. Where it changes, the shortcut starts after th
 
 from __future__ import annotations
 
-from minires import functional as F
+from minires.engine.tensor import Tensor
 from minires.models.blocks import DEFAULTS, BlockOptions, conv1x1, conv3x3, make_shortcut, refuse_bottleneck_options
 from minires.nn import BatchNorm2d, Module, ReLU
-from minires.tensor import Tensor
+from minires.nn import functional as F
 
 
 class PreActBlock(Module):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from minires.checkpoint import load, state_dict_of
-from minires.downloads import Published, fetch
+from minires.data.checkpoint import load, state_dict_of
+from minires.data.downloads import Published, fetch
 from minires.nn import Module
 
 ADDRESS = "https://download.pytorch.org/models/"
@@ -48,7 +48,7 @@ def weights_file(name: str, weights: str) -> str:
 def fetch_weights(file: str) -> str:
     """The path of a file of published weights, fetched into the cache folder where it is not there yet.
 
-    Errors: as minires.downloads.fetch.
+    Errors: as minires.data.downloads.fetch.
     """
     prefix = os.path.splitext(file)[0].rsplit("-", 1)[1]
     return fetch(Published(file, (ADDRESS + file,), f"sha256:{prefix}"))

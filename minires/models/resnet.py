@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from minires.engine.tensor import Tensor
 from minires.models.blocks import BasicBlock, BlockOptions, Bottleneck, PlainBlock
 from minires.models.preactivation import PreActBlock, PreActBottleneck
 from minires.nn import AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Module, ReLU, Sequential, init
-from minires.tensor import Tensor
 
 Block = type[BasicBlock] | type[Bottleneck] | type[PlainBlock] | type[PreActBlock] | type[PreActBottleneck]
 

@@ -1,7 +1,6 @@
 """Layers and the Module that holds them together, under PyTorch's names."""
 
-from minires import functional
-from minires.nn import init
+from minires.nn import functional, init
 from minires.nn.container import ModuleList, Sequential
 from minires.nn.layers import (
     AdaptiveAvgPool2d,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from minires.backend import array_module
-from minires.random import default_generator
-from minires.tensor import Tensor
+from minires.engine.random import default_generator
+from minires.engine.tensor import Tensor
+from minires.kernels.backend import array_module
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from minires import functional as F
-from minires.backend import Array
+from minires.engine.tensor import Tensor, wrap
+from minires.kernels.backend import Array
 from minires.kernels.shapes import pair
+from minires.nn import functional as F
 from minires.nn import init
 from minires.nn.module import Module, Parameter
-from minires.tensor import Tensor, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable

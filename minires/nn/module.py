@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minires.backend import check_device, to_device
-from minires.graph import mode
-from minires.tensor import Tensor
+from minires.engine.graph import mode
+from minires.engine.tensor import Tensor
+from minires.kernels.backend import check_device, to_device
 
 
 class Parameter(Tensor):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from minires import parallel
-from minires.backend import Array
+from minires.kernels.backend import Array
 from minires.nn.layers import BatchNorm2d
 from minires.nn.module import Module
 
@@ -18,9 +17,12 @@ class SyncBatchNorm(BatchNorm2d):
     Source: torch.nn.SyncBatchNorm.
     """
 
+    #: Gives the sum over all workers, or None where there is one: ``minires.parallel`` puts its own here.
+    workers: Callable[[], Callable[[Array], Array] | None] | None = None
+
     def total(self) -> Callable[[Array], Array] | None:
         """The sum over all workers; None where there is only this one."""
-        return parallel.total if parallel.size() > 1 else None
+        return None if SyncBatchNorm.workers is None else SyncBatchNorm.workers()
 
     @classmethod
     def convert_sync_batchnorm(cls, module: Module) -> Module:

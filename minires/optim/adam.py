@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from minires.backend import Array, array_module, one_launch
+from minires.kernels.backend import Array, array_module, one_launch
 from minires.optim.optimizer import Optimizer
 
 

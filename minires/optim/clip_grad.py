@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from minires.backend import Array, array_module
-from minires.tensor import Tensor, wrap
+from minires.engine.tensor import Tensor, wrap
+from minires.kernels.backend import Array, array_module
 
 
 def clip_grad_norm_(

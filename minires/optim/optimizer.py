@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from minires.backend import Array, device_of, is_array, to_device
-from minires.graph import no_grad
-from minires.tensor import Tensor
+from minires.engine.graph import no_grad
+from minires.engine.tensor import Tensor
+from minires.kernels.backend import Array, device_of, is_array, to_device
 
 
 class Optimizer:

@@ -6,9 +6,9 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from minires.graph import no_grad
+from minires.engine.graph import no_grad
+from minires.engine.tensor import Tensor
 from minires.nn import Module
-from minires.tensor import Tensor
 
 #: (averaged, current, how many were averaged already) -> the new average
 Average = Callable[[Tensor, Tensor, int], Tensor]

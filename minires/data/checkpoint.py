@@ -1,0 +1,222 @@
+"""Weights on disk: .safetensors, .npz, and PyTorch's .pth, .pt and .th.
+
+``save(path, model.state_dict())`` and ``model.load_state_dict(load(path))``. The file name's ending says which format.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from minires.data.errors import CheckpointError
+from minires.engine.creation import from_numpy
+from minires.engine.tensor import Tensor
+from minires.kernels.backend import to_numpy
+
+SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".th")
+
+
+def write_whole(path: str | os.PathLike, content: bytes, previous: str | os.PathLike | None = None) -> None:
+    """Write a file beside its place and move it there when it is complete: what was there is never half gone.
+
+    Args: previous, where the file that was there goes; None lets it go.
+    Errors: OSError where the folder cannot be written, or the disk is full; what was there is still there then.
+    """
+    beside = f"{os.fspath(path)}.{os.getpid()}.part"
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and os.path.exists(path):
+            os.replace(path, previous)
+        os.replace(beside, path)
+    except BaseException:
+        if os.path.exists(beside):
+            os.remove(beside)
+        raise
+    sync_folder(os.path.dirname(os.fspath(path)) or ".")
+
+
+def sync_folder(folder: str) -> None:
+    """Bring a folder's names to the disk, so that a new file is found after a power cut; where the system can."""
+    if os.name != "posix":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError:
+        pass  # some file systems refuse it for folders, and keep the file anyway
+    finally:
+        os.close(number)
+
+
+def suffix_of(path: str | os.PathLike) -> str:
+    """The ending of a file name. Errors: ValueError for one that is not a format of weights."""
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"expected a file name that ends in {', '.join(SUFFIXES)}, got {os.fspath(path)!r}")
+    return suffix
+
+
+def save(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
+    """Write a state_dict (names to Tensors or arrays); an older file stays until the new one is whole.
+
+    The ending chooses the format: .safetensors, .npz, or .pth, .pt, .th for ``torch.load``.
+    Errors: ValueError for another ending; TypeError for values that are not numbers; OSError where the folder cannot
+        be written.
+    """
+    if isinstance(path, Mapping) or not isinstance(state, Mapping):
+        raise TypeError(f"save: expected save(path, state_dict), got {type(path).__name__}, {type(state).__name__}")
+    suffix = suffix_of(path)
+    arrays = {}
+    for name, value in state.items():
+        array = value.array if isinstance(value, Tensor) else value
+        array = to_numpy(array) if hasattr(array, "__cuda_array_interface__") else np.asarray(array)
+        if not isinstance(name, str) or array.dtype.kind not in "biuf":
+            raise TypeError(f"save: expected names and numbers, got {name!r}: {type(value).__name__} {array.dtype}")
+        arrays[name] = native(np.ascontiguousarray(array).reshape(array.shape))
+    if suffix == ".safetensors":
+        content = to_safetensors(arrays)
+    elif suffix == ".npz":
+        content = to_npz(arrays)
+    else:
+        from minires.data import torch_format
+
+        content = torch_format.write(arrays)
+    write_whole(path, content)
+
+
+def load(path: str | os.PathLike) -> Any:
+    """Read a file of weights: names to Tensors, for load_state_dict.
+
+    A PyTorch file may hold more (``{"state_dict": {...}, "epoch": 3}``): it comes back as it was saved.
+    Errors: FileNotFoundError where there is none; ValueError for another ending; CheckpointError (a ValueError) for a
+        file that is damaged, of another kind, or a pickle that asks for more than tensors need.
+    """
+    suffix = suffix_of(path)
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        if suffix == ".safetensors":
+            return as_tensors(read_safetensors(content))
+        if suffix == ".npz":
+            return as_tensors(read_npz(content))
+        from minires.data import torch_format
+
+        return torch_format.read(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{os.fspath(path)}: {error}") from error
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """The array in the machine's own byte order: itself, where it is in that order already."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def to_safetensors(arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
+    """Arrays as a .safetensors file. Errors: TypeError for a name or a dtype that the format has not."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save
+
+    if "__metadata__" in arrays:
+        raise TypeError("save: .safetensors keeps the name __metadata__ for itself")
+    try:
+        return save(arrays, metadata)
+    except (SafetensorError, KeyError) as error:
+        raise TypeError(f"save: .safetensors cannot hold these arrays: {error}") from error
+
+
+def to_npz(arrays: dict[str, np.ndarray]) -> bytes:
+    """Arrays as a .npz file; numpy.savez would take some names for its own arguments."""
+    import io
+    import zipfile
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            entry = io.BytesIO()
+            np.lib.format.write_array(entry, array, allow_pickle=False)
+            archive.writestr(f"{name}.npy", entry.getvalue())
+    return buffer.getvalue()
+
+
+def read_safetensors(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a .safetensors file. Errors: CheckpointError for a damaged one."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    try:
+        return from_bytes(content)
+    except KeyError as error:
+        raise CheckpointError(f"its numbers are of kind {error}, which NumPy has not") from error
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise CheckpointError(f"damaged, or not a safetensors file: {error}") from error
+
+
+def read_npz(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file. Errors: CheckpointError for a damaged one, or one with Python objects in it."""
+    import io
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > 1100 * len(content):
+                raise CheckpointError("the zip's contents are larger than any compression allows")
+            return {entry.filename.removesuffix(".npy"): read_npy(archive.read(entry)) for entry in entries}
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged zip or header may raise anything
+        raise CheckpointError(f"damaged, or not an npz file of arrays: {type(error).__name__}: {error}") from error
+
+
+def read_npy(content: bytes) -> np.ndarray:
+    """The array of a .npy file. (numpy.load would first take the memory that the header asks for.)
+
+    Errors: CheckpointError where the header and the size of the file do not match, and for Python objects; ValueError
+        for a damaged header.
+    """
+    import io
+    import math
+
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise CheckpointError(f"an array of npy version {version} is none of numbers")
+    if dtype.hasobject or dtype.kind not in "biuf":
+        raise CheckpointError(f"the file holds an array of {dtype}, expected numbers")
+    rest = len(content) - file.tell()
+    if math.prod(shape) * dtype.itemsize != rest:
+        raise CheckpointError(f"damaged: an array of shape {shape} and {dtype} does not fill its {rest} bytes")
+    array = np.frombuffer(content, dtype, offset=file.tell()).reshape(shape, order="F" if fortran_order else "C")
+    return native(array.copy())  # frombuffer's cannot be written to
+
+
+def as_tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Arrays as Tensors. Errors: CheckpointError for arrays of other things than numbers."""
+    for array in arrays.values():
+        if array.dtype.kind not in "biuf":
+            raise CheckpointError(f"the file holds an array of {array.dtype}, expected numbers")
+    return {name: from_numpy(array) for name, array in arrays.items()}
+
+
+def state_dict_of(loaded: Any) -> dict[str, Tensor]:
+    """The state_dict inside what a file held: itself, or its entry "state_dict" or "model".
+
+    Errors: CheckpointError where there is none.
+    """
+    for candidate in (loaded, *(loaded.get(key) for key in ("state_dict", "model") if isinstance(loaded, dict))):
+        if not isinstance(candidate, dict) or not candidate:
+            continue
+        if all(isinstance(key, str) and isinstance(value, Tensor) for key, value in candidate.items()):
+            return candidate
+    keys = f"the entries {', '.join(map(str, list(loaded)[:5]))}" if isinstance(loaded, dict) else type(loaded).__name__
+    raise CheckpointError(f'expected a state_dict (names to tensors), alone or as "state_dict" or "model", got {keys}')
