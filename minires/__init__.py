@@ -17,11 +17,11 @@ from minires import data, kernels, models, nn, optim
 from minires.data.checkpoint import load, save
 from minires.data.errors import CheckpointError, DataError
 from minires.engine import cuda
+from minires.engine.convert import float32, float64, int64
 from minires.engine.creation import arange, from_numpy, full, ones, rand, randn, tensor, zeros
-from minires.engine.graph import Node, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from minires.engine.modes import enable_grad, is_grad_enabled, no_grad, set_grad_enabled, textbook, using
 from minires.engine.random import get_rng_state, manual_seed, set_rng_state
-from minires.engine.tensor import Tensor, apply
-from minires.engine.values import float32, float64, int64
+from minires.engine.tensor import Node, Tensor, apply
 from minires.kernels.backend import cuda_problem
 from minires.models import create_model, list_models
 from minires.models.fusion import fuse
@@ -71,6 +71,8 @@ __all__ = [
     "set_rng_state",
     "stack",
     "tensor",
+    "textbook",
+    "using",
     "where",
     "zeros",
 ]

@@ -9,7 +9,7 @@ import pytest
 
 import minires
 from minires import Tensor, debug, nn, optim
-from minires.engine.graph import mode
+from minires.engine.modes import mode
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 
 import minires
 from minires import Tensor, debug, nn
-from minires.engine.graph import mode
+from minires.engine.modes import mode
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((4, 3, 16, 16)).astype("float32")

@@ -9,7 +9,7 @@ from operations import ELSEWHERE, NAMES, OPERATIONS, as_float32, float32_options
 from test_reference import check_network, check_operation
 
 import minires.kernels as K
-from minires.engine.graph import add
+from minires.engine.modes import add
 
 pytestmark = pytest.mark.usefixtures("cuda")
 

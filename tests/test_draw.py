@@ -15,7 +15,7 @@ from minires.debug import draw
 from minires.debug.fold import folded, members_behind
 from minires.debug.layout import lay_out
 from minires.debug.text import dot_string
-from minires.engine.graph import Node
+from minires.engine.tensor import Node
 
 rng = np.random.default_rng(0)
 

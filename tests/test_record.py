@@ -17,7 +17,7 @@ import minires
 from minires import Tensor, debug, kernels, nn, no_grad
 from minires.debug import charts, table
 from minires.debug.rows import BINS
-from minires.engine.graph import mode
+from minires.engine.modes import mode
 
 
 class Small(nn.Module):

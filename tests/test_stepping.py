@@ -158,7 +158,7 @@ def line_of(text):
 
 
 def nodes_of(y):
-    from minires.engine.graph import topological_order
+    from minires.engine.modes import topological_order
 
     return list(reversed(topological_order(y.node)))
 

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 import minires
 from minires import Tensor, debug
 from minires.data import digits
-from minires.engine.graph import Node
+from minires.engine.tensor import Node
 
 threadpool_limits(1)  # these matrix products are too small for more threads
 figures = Path(__file__).parent / "figures" if "__file__" in globals() else Path("figures")
@@ -65,7 +65,7 @@ print(f"y.backward()          dy/da = {engine[0]:.9f}   dy/db = {engine[1]:.9f}"
 #
 # A Tensor that was computed carries a Node, and a Node keeps four things: which operation it was, what that operation
 # will need on the way back (its cache), where its inputs came from (its parents), and the line of your file that asked
-# for it. The rest is bookkeeping: read `Node` in `minires/engine/graph.py`.
+# for it. The rest is bookkeeping: read `Node` in `minires/engine/modes.py`.
 
 # %%
 y = multiply(a, b)

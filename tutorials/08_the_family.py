@@ -355,7 +355,7 @@ print(f"ResNet-50: {TOP1['resnet50']} % with the original recipe, {newer_resnet5
 #
 # The CIFAR networks of the paper have three stages of n blocks, 6n + 2 layers. With n = 200 that is ResNet-1202. Its
 # graph is so deep that an engine that walks it by a function calling itself would run into Python's recursion limit;
-# MiniRes walks it in a loop (`minires/engine/graph.py`). Here is one forward and backward on four digits, for all depths.
+# MiniRes walks it in a loop (`minires/engine/modes.py`). Here is one forward and backward on four digits, for all depths.
 
 
 # %%

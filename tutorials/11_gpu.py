@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 import minires
 from minires import Tensor, cuda, kernels, nn
 from minires.data import DataLoader, digits
-from minires.engine.graph import Watcher, mode
+from minires.engine.modes import Watcher, mode
 from minires.kernels.backend import array_module, device_of, to_device, to_numpy
 from minires.optim import SGD
 from minires.optim.sgd import momentum_step
@@ -327,7 +327,7 @@ if strict_cupy:
 #
 # **Question before you scroll on:** the batch goes from 2 to 4 to 16 images. How does the number of launches grow?
 #
-# `Watcher` in `minires/engine/graph.py` is told before and after every operation, forward and backward; it is what the debug
+# `Watcher` in `minires/engine/modes.py` is told before and after every operation, forward and backward; it is what the debug
 # tools are made of. This one notes launches and bytes by operation. The bytes are rough, and rather too few: each
 # operation reads its inputs and writes its result once, and a convolution writes and reads its columns besides
 # (lesson `tutorials/03_convolution.py`).

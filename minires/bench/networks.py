@@ -11,7 +11,7 @@ import numpy as np
 from minires.bench.floor import floor_work, network_products
 from minires.bench.sides import Sides
 from minires.bench.timing import Work
-from minires.engine.graph import no_grad
+from minires.engine.modes import no_grad
 from minires.engine.tensor import Tensor
 from minires.models import create_model
 from minires.models.fusion import fuse

@@ -9,7 +9,7 @@ from minires.data.folder import image_folder
 from minires.data.loader import DataLoader
 from minires.data.published import cifar10, cifar100, fashion_mnist, mnist
 from minires.data.transforms import Compose, Cutout, Normalize, Pad, RandomCrop, RandomHorizontalFlip
-from minires.engine.names import lookup
+from minires.engine.armour import lookup
 
 DATASETS: dict[str, Callable[[], DataSplit]] = {
     "digits": digits,

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minires.debug.context import Watching, at, input_names, made, owned_name
-from minires.engine.graph import Node, mode, module_path, users_line
+from minires.engine.armour import users_line
+from minires.engine.modes import mode, module_path
+from minires.engine.tensor import Node
 from minires.kernels.backend import Array, all_finite, array_module, is_array, to_numpy
 from minires.nn import Parameter
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from minires.engine.graph import Node, Watcher, mode
+from minires.engine.modes import Watcher, mode
+from minires.engine.tensor import Node
 
 if TYPE_CHECKING:
     from minires.nn.module import Module

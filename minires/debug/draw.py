@@ -10,7 +10,7 @@ import numpy as np
 
 from minires.data.checkpoint import write_whole
 from minires.debug.fold import Graph, folded
-from minires.engine.graph import enable_grad
+from minires.engine.modes import enable_grad
 from minires.engine.tensor import Tensor
 from minires.models import INPUTS
 from minires.nn import Conv2d, Linear, Module

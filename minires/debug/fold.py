@@ -6,8 +6,7 @@ import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from minires.engine.graph import Node
-from minires.engine.tensor import Tensor
+from minires.engine.tensor import Node, Tensor
 from minires.nn import Module, Sequential
 from minires.nn.module import Parameter
 

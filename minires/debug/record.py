@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from minires.debug import charts, page, table
 from minires.debug.rows import Input, Level, Line, Row, line_of_code, norm, statistics
 from minires.engine import cuda
-from minires.engine.graph import Node, Watcher, mode, module_path, users_line
-from minires.engine.tensor import Tensor
+from minires.engine.armour import users_line
+from minires.engine.modes import Watcher, mode, module_path
+from minires.engine.tensor import Node, Tensor
 from minires.kernels.backend import Array, device_of
 from minires.nn import Module, Parameter
 

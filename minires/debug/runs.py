@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minires.engine.graph import enable_grad
+from minires.engine.modes import enable_grad
 from minires.engine.tensor import Tensor
 from minires.kernels.backend import to_numpy
 from minires.nn import Module

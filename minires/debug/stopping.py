@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from minires import kernels
 from minires.debug.context import Watching, made, owned_name
-from minires.engine.graph import Node, mode
-from minires.engine.names import lookup
-from minires.engine.tensor import Tensor
+from minires.engine.armour import lookup
+from minires.engine.modes import mode
+from minires.engine.tensor import Node, Tensor
 from minires.kernels.backend import Array
 
 if TYPE_CHECKING:

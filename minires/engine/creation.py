@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from minires.engine.convert import float32, floating_dtype, sizes
 from minires.engine.random import default_generator
 from minires.engine.tensor import Tensor, wrap
-from minires.engine.values import float32, floating_dtype, sizes
 from minires.kernels.shapes import check_fits
 
 

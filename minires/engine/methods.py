@@ -1,4 +1,4 @@
-"""The named methods of a Tensor: PyTorch's names, each bound to its kernel pair in one line.
+"""What a Tensor is asked for by name: what it is, and PyTorch's methods, each bound to its kernel pair in one line.
 
 A class of its own so that tensor.py stays the engine. ``self.apply`` is the engine's ``apply`` itself.
 """
@@ -6,14 +6,15 @@ A class of its own so that tensor.py stays the engine. ``self.apply`` is the eng
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minires import kernels
-from minires.engine.values import axes_or_all, dims
-from minires.kernels.backend import Array, to_device, to_numpy
+from minires.engine.convert import axes_or_all, dims, make_array
+from minires.kernels.backend import Array, check_device, device_of, to_device, to_numpy
 from minires.kernels.shapes import check_axis
 
 
@@ -43,20 +44,139 @@ class Methods:
     __slots__ = ()
 
     array: Array
-    shape: tuple[int, ...]
-    ndim: int
-    dtype: np.dtype
-    device: str
     node: Any
     grad: Any
     _requires_grad: bool
-    apply: Callable[..., Any]  # tensor.apply
-    wrap: Callable[..., Any]  # tensor.wrap
-    to: Callable[..., Any]
+    apply: Callable[..., Any]  # the engine's own, of tensor.py
+    wrap: Callable[..., Any]
 
     def floating(self) -> Any:
         """Itself, or as float32 where it holds integers, for functions that have no integer result."""
         return self if self.array.dtype.kind == "f" else self.to(np.dtype("float32"))
+
+    # ---- What it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a gradient flows to this tensor."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if value and self.array.dtype.kind != "f":
+            raise TypeError(f"requires_grad: only floating-point tensors can have a gradient, this is {self.dtype}")
+        if not value and self.node is not None:
+            raise RuntimeError("requires_grad: this tensor was computed; use detach() to cut it from the graph")
+        self._requires_grad = bool(value)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """Set requires_grad, and return this tensor."""
+        self.requires_grad = requires_grad
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """True for a tensor that was given, not computed: where backward() leaves .grad."""
+        return self.node is None
+
+    @property
+    def grad_fn(self) -> Any:
+        """The Node that made this tensor, None for a leaf."""
+        return self.node
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size of every axis."""
+        return self.array.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.array.ndim
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The kind of number, as NumPy names it."""
+        return self.array.dtype
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda"``."""
+        return device_of(self.array)
+
+    @property
+    def data(self) -> Any:
+        """The same memory without the graph; assigning to it replaces the values."""
+        return self.wrap(self.array)
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        array = value.array if hasattr(value, "array") else make_array(value, self.dtype, self.device)
+        mine, came = (f"{a.dtype} {a.shape} on {device_of(a)}" for a in (self.array, array))
+        if mine != came:
+            raise ValueError(f"data: expected {mine}, got {came}")
+        self.array = array
+
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array: the same memory on the CPU, a copy from the GPU.
+
+        Errors: RuntimeError where a gradient would be lost: use .detach().numpy().
+        """
+        if self._requires_grad:
+            raise RuntimeError("numpy: this tensor requires grad, and NumPy would lose it: use .detach().numpy()")
+        return to_numpy(self.array)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.numpy()
+        return np.array(array, dtype=dtype, copy=copy)
+
+    __hash__ = object.__hash__
+
+    # ---- The graph -------------------------------------------------------------------------------------------------
+
+    def detach(self) -> Any:
+        """The same memory, cut from the graph."""
+        return self.wrap(self.array)
+
+    def clone(self) -> Any:
+        """A copy that the gradient flows through."""
+        return self.apply(kernels.convert_forward, kernels.convert_backward, self, dtype=self.dtype)
+
+    def retain_grad(self) -> None:
+        """Ask backward() to leave .grad on this tensor, although it was computed.
+
+        Errors: RuntimeError for a tensor that no gradient flows to.
+        """
+        if not self._requires_grad:
+            raise RuntimeError("retain_grad: no gradient flows to this tensor (requires_grad is False)")
+        if self.node is not None:
+            self.node.retained = weakref.ref(self)
+
+    # ---- Another place, another kind of number ---------------------------------------------------------------------
+
+    def to(self, *where: Any, dtype: Any = None, device: str | None = None) -> Any:
+        """This tensor with another dtype, on another device, or both: ``to("cuda")``, ``to(float64)``, ``to(other)``.
+
+        Returns: itself where nothing changes.
+        Errors: RuntimeError for a device that is not there; TypeError for what is neither.
+        """
+        for one in where:
+            if hasattr(one, "array"):
+                dtype, device = one.dtype, one.device
+            elif isinstance(one, str) and (one == "cpu" or one.startswith("cuda")):
+                device = one
+            else:
+                dtype = one
+        try:
+            dtype = self.dtype if dtype is None else np.dtype(dtype)
+        except TypeError as error:
+            raise TypeError(f'to: expected a dtype, "cpu", "cuda" or a tensor, got {where}') from error
+        if dtype.kind not in "biuf":
+            raise TypeError(f"to: expected a dtype of real numbers or booleans, got {dtype}")
+        device = self.device if device is None else check_device(device)
+        if dtype == self.dtype and device == self.device:
+            return self
+        return self.apply(kernels.convert_forward, kernels.convert_backward, self, dtype=dtype, device=device)
 
     # ---- As Python sees it ----------------------------------------------------------------------------------------
 
@@ -127,7 +247,7 @@ class Methods:
         if self.node is not None:
             raise RuntimeError(f"a tensor that was computed cannot be {what} with its graph: use detach() first")
 
-    # ---- What it is, and as what ---------------------------------------------------------------------------------
+    # ---- Its sizes and values, and as what -------------------------------------------------------------------------
 
     def size(self, dim: int | None = None) -> tuple[int, ...] | int:
         """The shape, or the size of one axis."""

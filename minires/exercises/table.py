@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from minires import kernels
-from minires.engine.names import lookup
+from minires.engine.armour import lookup
 from minires.exercises import trials
 from minires.exercises.basic_block import basic_block_backward
 from minires.exercises.mutants import accepts

@@ -33,6 +33,12 @@ from minires.kernels.arithmetic import (
     where_backward,
     where_forward,
 )
+from minires.kernels.average_pooling import (
+    adaptive_avg_pool2d_backward,
+    adaptive_avg_pool2d_forward,
+    avg_pool2d_backward,
+    avg_pool2d_forward,
+)
 from minires.kernels.batch_norm import (
     batch_norm_backward,
     batch_norm_forward,
@@ -43,8 +49,6 @@ from minires.kernels.convolution import (
     col2im,
     conv2d_backward,
     conv2d_forward,
-    conv2d_im2col_backward,
-    conv2d_im2col_forward,
     conv2d_loops,
     im2col,
 )
@@ -68,6 +72,10 @@ from minires.kernels.elementwise import (
     sqrt_backward,
     sqrt_forward,
 )
+from minires.kernels.fast.batch_norm import (
+    sync_batch_norm_backward,
+    sync_batch_norm_forward,
+)
 from minires.kernels.linear import (
     linear_backward,
     linear_forward,
@@ -83,10 +91,6 @@ from minires.kernels.loss import (
     softmax_forward,
 )
 from minires.kernels.pooling import (
-    adaptive_avg_pool2d_backward,
-    adaptive_avg_pool2d_forward,
-    avg_pool2d_backward,
-    avg_pool2d_forward,
     global_avg_pool_backward,
     global_avg_pool_forward,
     max_pool2d_backward,
@@ -128,10 +132,8 @@ from minires.kernels.shape import (
     stack_backward,
     stack_forward,
 )
-from minires.kernels.sync_batch_norm import (
-    sync_batch_norm_backward,
-    sync_batch_norm_forward,
-)
+
+conv2d_im2col_forward, conv2d_im2col_backward = conv2d_forward, conv2d_backward  # an older name of the textbook's
 
 __all__ = [
     "absolute_backward",

@@ -36,6 +36,19 @@ def not_numpy(x: Array) -> ModuleType:
     raise TypeError(f"expected a NumPy or CuPy array, got {type(x).__name__}")
 
 
+def as_array(x: Any) -> Array:
+    """``x`` as an array: NumPy reduces to scalars."""
+    return x if isinstance(x, np.ndarray) else array_module(x).asarray(x)
+
+
+def add(a: Array, b: Array) -> Array:
+    """a + b in a new array that lies in memory as ``a`` does: CuPy's own ``+`` would lay it out in row-major order."""
+    if a.dtype != b.dtype:
+        return a + b
+    xp = array_module(a)
+    return xp.add(a, b, out=xp.empty_like(a))
+
+
 def is_array(x: Any) -> bool:
     """Whether this is a NumPy or CuPy array."""
     try:

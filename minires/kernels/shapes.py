@@ -34,7 +34,7 @@ def pair(value: int | tuple[int, int], operation: str, argument: str, least: int
         raise TypeError(f"{operation}: {argument} must be an int or a pair of ints, got {value!r}")
     if both[0] < least or both[1] < least:
         raise ValueError(f"{operation}: {argument} must be at least {least}, got {value!r}")
-    return int(both[0]), int(both[1])
+    return int(both[0]), int(both[1])  # NumPy's unsigned ints would wrap below zero
 
 
 def check_images(x: Array, operation: str) -> None:
@@ -91,6 +91,25 @@ def window_output_size(
     return count
 
 
+class WindowSize(NamedTuple):
+    """What im2col needs to know, by the letters of the alphabet."""
+
+    N: int
+    C: int
+    H: int
+    W: int
+    KH: int
+    KW: int
+    SH: int
+    SW: int
+    PH: int
+    PW: int
+    DH: int
+    DW: int
+    OH: int
+    OW: int
+
+
 class Conv2dSize(NamedTuple):
     """Every size that a convolution needs, by its letter in the alphabet."""
 
@@ -110,6 +129,36 @@ class Conv2dSize(NamedTuple):
     G: int
     OH: int
     OW: int
+
+    def windows(self) -> WindowSize:
+        """Those of its windows."""
+        N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = self
+        return WindowSize(N, C, H, W, KH, KW, SH, SW, PH, PW, DH, DW, OH, OW)
+
+
+def im2col_size(
+    x_shape: tuple[int, int, int, int], array: Array, kernel_size, stride, padding, dilation, operation: str
+) -> WindowSize:
+    """Check the arguments of im2col (whose array is x) or col2im (whose array is cols) and name all sizes.
+
+    Errors: ValueError or TypeError that names the argument, what was expected and what came.
+    """
+    if operation == "im2col":
+        check_images(array, operation)
+    N, C, H, W = x_shape
+    KH, KW = pair(kernel_size, operation, "kernel_size", 1)
+    SH, SW = pair(stride, operation, "stride", 1)
+    PH, PW = pair(padding, operation, "padding", 0)
+    DH, DW = pair(dilation, operation, "dilation", 1)
+    OH = window_output_size(H, KH, SH, PH, DH)
+    OW = window_output_size(W, KW, SW, PW, DW)
+    if OH < 1 or OW < 1:
+        raise ValueError(
+            f"{operation}: kernel_size {(KH, KW)} does not fit the padded input {(H + 2 * PH, W + 2 * PW)}"
+        )
+    if operation == "col2im" and array.shape != (N * OH * OW, C * KH * KW):
+        raise ValueError(f"col2im: cols must have shape {(N * OH * OW, C * KH * KW)}, got {array.shape}")
+    return WindowSize(N, C, H, W, KH, KW, SH, SW, PH, PW, DH, DW, OH, OW)
 
 
 def conv2d_size(x: Array, w: Array, b: Array | None, stride, padding, dilation, groups: int) -> Conv2dSize:
@@ -131,12 +180,7 @@ def conv2d_size(x: Array, w: Array, b: Array | None, stride, padding, dilation, 
         raise TypeError(f"conv2d: x, w and b must have one dtype, got {came}")
     pairs = []
     for name, value, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
-        both = value if isinstance(value, (tuple, list)) else (value, value)  # pair(), one frame less on the way
-        if len(both) != 2 or not isinstance(both[0], INTEGERS) or not isinstance(both[1], INTEGERS):
-            raise TypeError(f"conv2d: {name} must be an int or a pair of ints, got {value!r}")
-        if min(both) < least:
-            raise ValueError(f"conv2d: {name} must be at least {least}, got {value!r}")
-        pairs.extend((int(both[0]), int(both[1])))  # NumPy's unsigned ints would wrap below zero
+        pairs.extend(pair(value, "conv2d", name, least))
     SH, SW, PH, PW, DH, DW = pairs
     N, C, H, W = x.shape
     O, C_group, KH, KW = w.shape
@@ -156,3 +200,110 @@ def conv2d_size(x: Array, w: Array, b: Array | None, stride, padding, dilation, 
         span = f"{DH * (KH - 1) + 1}x{DW * (KW - 1) + 1}"
         raise ValueError(f"conv2d: the kernel spans {span} and the padded input is {H + 2 * PH}x{W + 2 * PW}, smaller")
     return Conv2dSize._make((N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, int(groups), OH, OW))
+
+
+class PoolSize(NamedTuple):
+    """The sizes of a pooling, by their letters in the alphabet of shapes.py."""
+
+    H: int
+    W: int
+    KH: int
+    KW: int
+    SH: int
+    SW: int
+    PH: int
+    PW: int
+    DH: int
+    DW: int
+    OH: int
+    OW: int
+
+
+def pool_size(x: Array, operation: str, kernel_size, stride, padding, dilation=1, ceil_mode: bool = False) -> PoolSize:
+    """Check a pooling's arguments and name all sizes; stride None means the kernel size.
+
+    Shapes: x (N, C, H, W).
+    Formula: window_output_size for each axis.
+    Errors: ValueError or TypeError that names the operation and the argument.
+    Source: torch.nn.MaxPool2d, torch.nn.AvgPool2d.
+    """
+    check_images(x, operation)
+    KH, KW = pair(kernel_size, operation, "kernel_size", 1)
+    SH, SW = (KH, KW) if stride is None else pair(stride, operation, "stride", 1)
+    PH, PW = pair(padding, operation, "padding", 0)
+    DH, DW = pair(dilation, operation, "dilation", 1)
+    if 2 * PH > KH or 2 * PW > KW:
+        raise ValueError(
+            f"{operation}: padding must be at most half of the kernel, got padding {(PH, PW)} for kernel {(KH, KW)}"
+        )
+    H, W = x.shape[2:]
+    OH = window_output_size(H, KH, SH, PH, DH, ceil_mode)
+    OW = window_output_size(W, KW, SW, PW, DW, ceil_mode)
+    if OH < 1 or OW < 1:
+        raise ValueError(
+            f"{operation}: the window {(KH, KW)} with dilation {(DH, DW)} is larger than "
+            f"the padded input {(H + 2 * PH, W + 2 * PW)}"
+        )
+    return PoolSize(H, W, KH, KW, SH, SW, PH, PW, DH, DW, OH, OW)
+
+
+def overlap(tap: int, size: int, outputs: int, stride: int, padding: int, dilation: int) -> tuple[slice, slice]:
+    """Which outputs meet a pixel at this tap, and which pixels those are, along one axis.
+
+    Returns (slice of the outputs, slice of the input).
+    Formula: output i meets pixel i stride + tap dilation - padding, if 0 <= that < size.
+    Both slices are empty where no output meets a pixel.
+    Source: the definition of a padded window.
+    """
+    first = tap * dilation - padding
+    i0 = max(0, -(first // stride))
+    i1 = min(outputs, (size - 1 - first) // stride + 1)
+    if i0 >= i1:
+        return slice(0, 0), slice(0, 0)
+    return slice(i0, i1), slice(first + i0 * stride, first + (i1 - 1) * stride + 1, stride)
+
+
+def channel_axes(x: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes over which a channel's statistics are taken, and the shape of one value a channel beside x."""
+    if x.ndim == 4:
+        return (0, 2, 3), (1, x.shape[1], 1, 1)
+    return (0,), (1, x.shape[1])
+
+
+def check_batch_norm(
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    mean: Array | None,
+    var: Array | None,
+    training: bool,
+) -> None:
+    """Refuse an input that cannot be normalised, or per-channel arrays that do not fit it.
+
+    Shapes: x (N, C, H, W) or (N, C); the others (C,) or None.
+    Errors: ValueError or TypeError that names the argument.
+    Source: torch.nn.functional.batch_norm.
+    """
+    if x.ndim not in (2, 4):
+        raise ValueError(f"batch_norm: x must be (N, C, H, W) or (N, C), got {x.ndim} axes with shape {x.shape}")
+    if x.dtype not in FLOATS:
+        raise TypeError(f"batch_norm: x must be float32 or float64, got {x.dtype}: convert it with .float()")
+    if x.size == 0:
+        raise ValueError(f"batch_norm: x is empty, shape {x.shape}")
+    if (mean is None) != (var is None):
+        raise ValueError("batch_norm: running_mean and running_var must both be given, or neither")
+    if mean is None and not training:
+        raise ValueError("batch_norm: evaluation needs running_mean and running_var, or pass training=True")
+    for name, array in (("gamma", gamma), ("beta", beta), ("running_mean", mean), ("running_var", var)):
+        if array is not None and array.shape != (x.shape[1],):
+            raise ValueError(
+                f"batch_norm: {name} must have shape ({x.shape[1]},), one value a channel, got {array.shape}"
+            )
+        if array is not None and array.dtype != x.dtype:
+            raise TypeError(f"batch_norm: x and {name} must have one dtype, got {x.dtype} and {array.dtype}")
+
+
+def check_values(values: float, x: Array, operation: str) -> None:
+    """Errors: ValueError for one value a channel: its variance is 0, and the output does not depend on x."""
+    if values == 1:
+        raise ValueError(f"{operation}: training needs more than one value a channel, got x of shape {x.shape}")

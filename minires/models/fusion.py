@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from minires.engine.graph import Node, enable_grad, no_grad, topological_order
-from minires.engine.tensor import Tensor
+from minires.engine.modes import enable_grad, no_grad, topological_order
+from minires.engine.tensor import Node, Tensor
 from minires.kernels.backend import to_device, to_numpy
 from minires.models.tracing import layer_calls
 from minires.nn import BatchNorm2d, Conv2d, Identity, Module, Parameter, ReLU

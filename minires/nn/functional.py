@@ -9,10 +9,10 @@ import numpy as np
 
 from minires import kernels
 from minires.engine import random
-from minires.engine.graph import explained, is_grad_enabled, mode
-from minires.engine.operands import floating, one_dtype, operands, require_tensors
-from minires.engine.tensor import Tensor, apply, array_of, check_devices, record
-from minires.kernels.backend import Array, one_launch
+from minires.engine.convert import floating, one_dtype, operands
+from minires.engine.modes import is_grad_enabled
+from minires.engine.tensor import Tensor, apply
+from minires.kernels.backend import Array
 
 IntOrPair = int | tuple[int, int]
 
@@ -32,10 +32,18 @@ def conv2d(
     Errors: ValueError or TypeError for sizes, options or dtypes that do not fit.
     Source: torch.nn.functional.conv2d.
     """
-    needs_dx = getattr(input, "_requires_grad", True)  # apply() refuses what is no Tensor
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "needs_dx": needs_dx}
-    inputs = (input, weight) if bias is None else (input, weight, bias)
-    return apply(kernels.conv2d_forward, kernels.conv2d_backward, *inputs, **options)
+    return apply(
+        kernels.conv2d_forward,
+        kernels.conv2d_backward,
+        input,
+        weight,
+        bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        needs_dx=getattr(input, "_requires_grad", True),  # images need no gradient
+    )
 
 
 def batch_norm(
@@ -58,66 +66,21 @@ def batch_norm(
     Errors: ValueError for one value a channel in training, for evaluation without statistics, for wrong shapes.
     Source: torch.nn.functional.batch_norm.
     """
-    named = {"input": input, "weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    try:
-        if mode.watchers:
-            announce_batch_norm(named, training, momentum, eps)
-        gamma, beta = None if weight is None else weight.array, None if bias is None else bias.array
-        if training and total is not None:
-            backward = kernels.sync_batch_norm_backward
-            y, cache = kernels.sync_batch_norm_forward(input.array, gamma, beta, eps=eps, total=total)
-        elif training:
-            backward = kernels.batch_norm_backward
-            y, cache = kernels.batch_norm_forward(input.array, gamma, beta, eps=eps)
-        else:
-            backward = kernels.batch_norm_inference_backward
-            mean, var = running_mean.array, running_var.array
-            y, cache = kernels.batch_norm_inference_forward(input.array, gamma, beta, mean=mean, var=var, eps=eps)
-    except Exception as error:
-        given = check_batch_norm(named, training, momentum)  # says it better than an array would
-        raise explained(error, "batch_norm", given.values())  # noqa: B904  # itself, with a note
-    check_batch_norm(named, training, momentum)
-    if training:
-        M = cache.x_hat.shape[1] if total is None else cache.number
-        if running_mean is not None:
-            one_launch(move_towards, cache.mean)(running_mean.array, cache.mean, momentum, 1.0)
-        if running_var is not None:
-            one_launch(move_towards, cache.var)(running_var.array, cache.var, momentum, M / (M - 1))
-    return record(y, cache, backward, (input, weight, bias))
-
-
-def check_batch_norm(named: dict[str, Tensor | None], training: bool, momentum: float | None) -> dict[str, Tensor]:
-    """The tensors that are there. Errors: what batch_norm() refuses before it looks at a value."""
-    require_tensors("batch_norm", *named.values())
-    given = {name: x for name, x in named.items() if x is not None}
     if momentum is None:
         raise ValueError("batch_norm: momentum must be a number, got None (BatchNorm2d knows how to average)")
-    channels = given["input"].shape[1:2]
-    for name in ("running_mean", "running_var"):
-        if name in given and given[name].shape != channels:
-            raise ValueError(f"batch_norm: {name} must have shape {channels}, got {given[name].shape}")
-        if name in given and given[name].dtype != given["input"].dtype:
-            came = f"{given['input'].dtype}, {given[name].dtype}"
-            raise TypeError(f"batch_norm: input and {name} must have one dtype, got {came}")
-        if name not in given and not training:
-            raise ValueError("batch_norm: evaluation needs running_mean and running_var, or pass training=True")
-    if ("running_mean" in given) != ("running_var" in given):
-        raise ValueError("batch_norm: running_mean and running_var must both be given, or neither")
-    if len(set(map(type, map(array_of, given.values())))) > 1:
-        check_devices("batch_norm", list(given), tuple(given.values()))
-    return given
-
-
-def announce_batch_norm(named: dict[str, Tensor | None], training: bool, momentum: float | None, eps: float) -> None:
-    """Tell the watchers that batch norm is about to run. Errors: as check_batch_norm."""
-    given = check_batch_norm(named, training, momentum)
-    for watcher in mode.watchers:
-        watcher.before_forward("batch_norm", tuple(given.values()), {"training": training, "eps": eps})
-
-
-def move_towards(running: Array, batch: Array, momentum: float, factor: float) -> None:
-    """A running statistic a step towards factor * the batch's, in place."""
-    running += momentum * (factor * batch - running)
+    inputs = (input, weight, bias, running_mean, running_var)
+    if not training:
+        return apply(kernels.batch_norm_inference_forward, kernels.batch_norm_inference_backward, *inputs, eps=eps)
+    if total is None:
+        return apply(kernels.batch_norm_forward, kernels.batch_norm_backward, *inputs, eps=eps, momentum=momentum)
+    return apply(
+        kernels.sync_batch_norm_forward,
+        kernels.sync_batch_norm_backward,
+        *inputs,
+        total=total,
+        eps=eps,
+        momentum=momentum,
+    )
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -239,8 +202,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Errors: ValueError for sizes that do not fit.
     Source: torch.nn.functional.linear.
     """
-    inputs = (input, weight) if bias is None else (input, weight, bias)
-    return apply(kernels.linear_forward, kernels.linear_backward, *inputs)
+    return apply(kernels.linear_forward, kernels.linear_backward, input, weight, bias)
 
 
 def dropout(
@@ -335,12 +297,12 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
 
 def maximum(input: Tensor, other: Tensor) -> Tensor:
     """The larger of two tensors, element by element. Source: torch.maximum."""
-    return apply(kernels.maximum_forward, kernels.maximum_backward, *operands(input, other))
+    return apply(kernels.maximum_forward, kernels.maximum_backward, *operands("maximum", input, other))
 
 
 def minimum(input: Tensor, other: Tensor) -> Tensor:
     """The smaller of two tensors, element by element. Source: torch.minimum."""
-    return apply(kernels.minimum_forward, kernels.minimum_backward, *operands(input, other))
+    return apply(kernels.minimum_forward, kernels.minimum_backward, *operands("minimum", input, other))
 
 
 def where(condition: Tensor, input: Tensor, other: Tensor) -> Tensor:
@@ -348,4 +310,4 @@ def where(condition: Tensor, input: Tensor, other: Tensor) -> Tensor:
 
     Source: torch.where.
     """
-    return apply(kernels.where_forward, kernels.where_backward, condition, *operands(input, other))
+    return apply(kernels.where_forward, kernels.where_backward, condition, *operands("where", input, other))

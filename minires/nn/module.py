@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minires.engine.graph import mode
+from minires.engine.modes import mode
 from minires.engine.tensor import Tensor
 from minires.kernels.backend import check_device, to_device
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minires.engine.graph import no_grad
+from minires.engine.modes import no_grad
 from minires.engine.tensor import Tensor
 from minires.kernels.backend import Array, device_of, is_array, to_device
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from minires.engine.graph import no_grad
+from minires.engine.modes import no_grad
 from minires.engine.tensor import Tensor
 from minires.nn import Module
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minires.engine.graph import no_grad
+from minires.engine.modes import no_grad
 from minires.engine.tensor import Tensor
 from minires.kernels.backend import all_finite
 from minires.models.tracing import layer_calls

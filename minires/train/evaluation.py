@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minires.data import ArrayDataset, DataLoader
-from minires.engine.graph import no_grad
+from minires.engine.modes import no_grad
 from minires.engine.tensor import Tensor
 from minires.kernels.backend import Array, array_module, to_numpy
 from minires.nn import Module

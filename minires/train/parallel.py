@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from minires.engine.graph import Node, Watcher, mode, topological_order
-from minires.engine.tensor import Tensor, wrap
+from minires.engine.modes import Watcher, mode, topological_order
+from minires.engine.tensor import Node, Tensor, wrap
 from minires.kernels.backend import Array, array_module, to_numpy
 from minires.nn import SyncBatchNorm
 from minires.train.launch import alone, check_same, clock, first, gradients, group, message, seconds, wait

@@ -12,7 +12,7 @@ from minires.data import ArrayDataset, DataLoader, load_data
 from minires.data.checkpoint import load, read_npz, state_dict_of
 from minires.data.errors import CheckpointError, DataError
 from minires.data.images import normalize, read_image
-from minires.engine.graph import no_grad
+from minires.engine.modes import no_grad
 from minires.engine.tensor import Tensor
 from minires.models import INPUTS, create_model, model_entry
 from minires.nn import Module

@@ -11,7 +11,7 @@ import numpy as np
 
 from minires.data import DATASETS
 from minires.data.transforms import Compose, RandomCrop, RandomHorizontalFlip
-from minires.engine.names import lookup
+from minires.engine.armour import lookup
 from minires.nn import Module
 from minires.optim import (
     SGD,

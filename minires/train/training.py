@@ -14,7 +14,7 @@ import numpy as np
 from minires.data import ArrayDataset, DataLoader
 from minires.data.dataset import fingerprint
 from minires.engine import random
-from minires.engine.graph import no_grad
+from minires.engine.modes import no_grad
 from minires.engine.tensor import Tensor
 from minires.kernels.backend import Array, all_finite, to_numpy
 from minires.nn import Module, SyncBatchNorm

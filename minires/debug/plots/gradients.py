@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minires.debug.plots.inputs import as_labels, finished, on_models_side
-from minires.engine.graph import enable_grad
+from minires.engine.modes import enable_grad
 from minires.engine.tensor import Tensor
 from minires.nn import Conv2d, Linear, Module
 from minires.nn import functional as F

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minires.debug.plots.inputs import finished, on_models_side, positive, show_image, without_ticks
-from minires.engine.graph import no_grad
+from minires.engine.modes import no_grad
 from minires.models.tracing import layer_calls
 from minires.nn import BatchNorm2d, Conv2d, Module
 

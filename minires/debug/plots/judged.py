@@ -10,7 +10,7 @@ import numpy as np
 
 from minires.data import ArrayDataset, DataLoader
 from minires.debug.plots.inputs import finished, on_models_side, positive, show_image
-from minires.engine.graph import no_grad
+from minires.engine.modes import no_grad
 from minires.nn import Module
 from minires.nn import functional as F
 from minires.nn.modes import in_mode

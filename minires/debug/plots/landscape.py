@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from minires.debug.plots.inputs import as_labels, finished, on_models_side, positive
-from minires.engine.graph import no_grad
+from minires.engine.modes import no_grad
 from minires.engine.tensor import Tensor
 from minires.kernels.backend import to_device, to_numpy
 from minires.nn import Module

@@ -1,4 +1,4 @@
-"""What a user's values become: new arrays from numbers and lists, the dtype that two operands share, indices, axes."""
+"""What a user's values become: arrays from numbers and lists, operands of one dtype on one device, indices, axes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from minires.kernels.backend import Array, to_device, to_numpy
-from minires.kernels.shapes import INTEGERS
+from minires.kernels.backend import Array, array_module, to_device, to_numpy
+from minires.kernels.shapes import INTEGERS, check_fits
 
 float32 = np.dtype("float32")
 float64 = np.dtype("float64")
@@ -76,6 +76,82 @@ def common_dtype(a: Array, b: Array) -> np.dtype:
     if (a.ndim == 0) != (b.ndim == 0):
         return b.dtype if a.ndim == 0 else a.dtype
     return np.promote_types(a.dtype, b.dtype)
+
+
+# ---- What meets in an operation -----------------------------------------------------------------------------------
+
+
+def is_tensor(x: Any) -> bool:
+    """Whether this is a Tensor (whose class stands above this file)."""
+    return hasattr(x, "_requires_grad")
+
+
+def require_tensors(operation: str, *inputs: Any) -> None:
+    """Errors: TypeError for an input that is neither a Tensor nor None, and where the first is None."""
+    if inputs and inputs[0] is None:
+        raise TypeError(f"{operation}: expected a Tensor, got None: does the forward() before it return its result?")
+    for x in inputs:
+        if x is not None and not is_tensor(x):
+            kind = f"{type(x).__module__}.{type(x).__name__}".removeprefix("builtins.")
+            raise TypeError(f"{operation}: expected a Tensor, got {kind}: wrap it in minires.Tensor(...)")
+
+
+def operands(operation: str, a: Any, b: Any) -> tuple[Any, Any]:
+    """Both sides of an operator as Tensors of one dtype: a Python number takes the other's, as in PyTorch.
+
+    Errors: TypeError for what is no number; ValueError for two devices, or a number that the dtype does not have.
+    """
+    if not is_tensor(a):
+        a = operand_beside(operation, a, b)
+    elif not is_tensor(b):
+        b = operand_beside(operation, b, a)
+    if type(a.array) is not type(b.array):
+        a, b = on_one_device(operation, a, b)
+    if a.array.dtype == b.array.dtype:
+        return a, b
+    dtype = common_dtype(a.array, b.array)
+    return a.to(dtype), b.to(dtype)
+
+
+def operand_beside(operation: str, value: Any, tensor: Any) -> Any:
+    """A number, list or array as a Tensor on the device of the tensor that it meets."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if not isinstance(value, (bool, int, float)):
+        array = make_array(value, None, tensor.device if isinstance(value, (list, tuple)) else None)
+        return tensor.wrap(array)
+    dtype = dtype_beside(value, tensor.array.dtype)
+    check_fits(value, dtype, operation)
+    return tensor.wrap(array_module(tensor.array).full((), value, dtype))
+
+
+def on_one_device(operation: str, a: Any, b: Any) -> tuple[Any, Any]:
+    """Operands on one device: a single value (0-d) on the CPU follows the other, as in PyTorch. Errors: ValueError."""
+    if a.ndim == 0 and a.device == "cpu":
+        return a.to(b.device), b
+    if b.ndim == 0 and b.device == "cpu":
+        return a, b.to(a.device)
+    raise ValueError(one_device(operation, f"{a.shape} on {a.device} and {b.shape} on {b.device}"))
+
+
+def one_device(operation: str, came: str) -> str:
+    """What is said about tensors that do not lie together."""
+    return f'{operation}: all tensors must be on one device, got {came}: move one with .to("cuda") or .to("cpu")'
+
+
+def floating(operation: str, *tensors: Any) -> tuple[Any, ...]:
+    """Integers and booleans as float32, for operations that have no integer result."""
+    require_tensors(operation, *tensors)
+    return tuple([x.floating() for x in tensors])
+
+
+def one_dtype(operation: str, tensors: Any) -> list[Any]:
+    """Tensors to be joined, all with the dtype that they promote to."""
+    require_tensors(operation, *tensors)
+    dtype = tensors[0].dtype if tensors else float32
+    for x in tensors:
+        dtype = common_dtype(np.empty((1,), dtype), np.empty((1,), x.dtype))
+    return [x.to(dtype) for x in tensors]
 
 
 def in_our_words(error: Exception, operation: str, arrays: tuple[Array, ...]) -> Exception:

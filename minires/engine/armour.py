@@ -1,0 +1,259 @@
+"""What the engine refuses, and in which words: tensor.py calls these, and reads the same without them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, TypeVar
+
+from minires import kernels
+from minires.engine.convert import in_our_words, make_array, one_device, require_tensors
+from minires.engine.modes import mode, module_path
+from minires.kernels.backend import Array, device_of
+from minires.kernels.fast import FAST
+
+T = TypeVar("T")
+
+ABSENT = {type(None)}
+
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+class Freed:
+    """Stands for a cache that a backward() has used and let go."""
+
+    def __repr__(self) -> str:
+        return "<freed by an earlier backward()>"
+
+
+FREED: Any = Freed()
+
+
+def users_line() -> tuple[str, int]:
+    """File and line of the first frame outside MiniRes."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(PACKAGE) and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+def name_of(forward: Callable) -> str:
+    """The operation's name, as ``conv2d``, from its kernel's."""
+    return forward.__name__.removesuffix("_forward")
+
+
+def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
+    """table[name].
+
+    Errors: ValueError that names the nearest entry and all others.
+    """
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.4)
+    hint = f": did you mean {near[0]!r}?" if near else "."
+    raise ValueError(f"unknown {kind} {name!r}{hint} There are: {', '.join(table)}")
+
+
+# ---- Forward -----------------------------------------------------------------------------------------------------
+
+
+def prepare(forward: Callable, backward: Callable, inputs: Sequence, options: dict) -> tuple[Callable, Callable, list]:
+    """Which kernel runs (the fast one, the textbook's or the reader's own) and the bare arrays that it gets.
+
+    Options that only say how to be fast are dropped from ``options`` where the kernel does not take them.
+    Errors: AttributeError for what is no Tensor (``explained`` says it better); ValueError for two devices.
+    """
+    arrays = []
+    for x in inputs:
+        arrays.append(None if x is None else x.array)
+    if len(set(map(type, arrays)) - ABSENT) != 1 or arrays[0] is None:
+        check_inputs(forward, inputs)
+    if mode.watchers:
+        given = tuple([x for x in inputs if x is not None])
+        for watcher in mode.watchers:
+            watcher.before_forward(name_of(forward), given, options)
+    shipped = forward
+    if forward in mode.kernels:
+        forward, backward = mode.kernels[forward]
+    if mode.kernels is not FAST:
+        fit_options(shipped, forward, options)
+    return forward, backward, arrays
+
+
+def check_inputs(forward: Callable, inputs: Sequence) -> None:
+    """Errors: TypeError for what is no Tensor; ValueError for Tensors on two devices."""
+    require_tensors(name_of(forward), *inputs)
+    names = forward.__code__.co_varnames[: forward.__code__.co_argcount]
+    named = [(n or f"tensor {i}", x) for i, (n, x) in enumerate(zip_longest(names, inputs)) if x is not None]
+    if len({x.device for _, x in named}) > 1:
+        raise ValueError(one_device(name_of(forward), ", ".join(f"{n} {x.shape} on {x.device}" for n, x in named)))
+
+
+#: Options that say how to be fast, and change no number: a kernel may do without.
+HINTS = ("needs_dx", "inplace")
+
+
+def fit_options(shipped: Callable, forward: Callable, options: dict) -> None:
+    """Drop from ``options`` what the kernel does not take and does not need: hints, and what stands at its default.
+
+    Errors: TypeError for an option that it does not take and that is asked for.
+    """
+    code = forward.__code__
+    if code.co_flags & 0x08:  # it has **options
+        return
+    taken = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    for name in [name for name in options if name not in taken]:
+        default = (shipped.__kwdefaults__ or {}).get(name)
+        if name not in HINTS and options[name] != default and options[name] != (default, default):
+            raise TypeError(
+                f"{name_of(shipped)}: your {forward.__name__} has no option {name}, and {name}={options[name]!r} is "
+                f"asked for (a kernel may leave out an option that stays at its default, {default!r})"
+            )
+        del options[name]
+
+
+def checked_pair(operation: str, pair: Any) -> Callable:
+    """The shipped forward that a pair of the reader's own stands for.
+
+    Errors: as ``using``.
+    """
+    table = {name.removesuffix("_forward"): name for name in kernels.__all__ if name.endswith("_forward")}
+    shipped = getattr(kernels, lookup(table, operation, "operation"))
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(hasattr(f, "__code__") for f in pair):
+        raise TypeError(f"using: {operation} must be a pair of functions (forward, backward), got {pair!r}")
+    forward, backward = pair
+    wanted = shipped.__code__.co_varnames[: shipped.__code__.co_argcount]
+    least = len(wanted) - len(shipped.__defaults__ or ())
+    code = forward.__code__
+    most = len(wanted) if code.co_flags & 0x04 else code.co_argcount
+    if most < len(wanted) or code.co_argcount - len(forward.__defaults__ or ()) > least:
+        raise TypeError(
+            f"using: the forward of {operation} is called with the arrays ({', '.join(wanted)}), of which the first "
+            f"{least} are always there: {forward.__name__}({', '.join(code.co_varnames[: code.co_argcount])}) does not "
+            "take them so"
+        )
+    taken = backward.__code__.co_argcount - len(backward.__defaults__ or ())
+    if taken > 2 or (backward.__code__.co_argcount < 2 and not backward.__code__.co_flags & 0x04):
+        raise TypeError(f"using: the backward of {operation} is called as backward(dy, cache), {backward.__name__} not")
+    return shipped
+
+
+def explained(error: Exception, forward: Callable, inputs: Sequence) -> Exception:
+    """An exception of a kernel's forward, with a note: which operation, on what, made where.
+
+    Returns: the exception itself, or one in better words where NumPy's own do not name the operation.
+    """
+    operation = name_of(forward)
+    require_tensors(operation, *inputs)
+    given = tuple([x for x in inputs if x is not None])
+    error = in_our_words(error, operation, given)
+    path, (file, line) = module_path(mode.modules), users_line()
+    shapes, inside = ", ".join([str(x.shape) for x in given]), f" by {path}" if path else ""
+    add_note(error, f"in the forward of {operation} of {shapes}, called{inside} at {file}, line {line}")
+    return error
+
+
+# ---- Backward ----------------------------------------------------------------------------------------------------
+
+
+def first_gradient(tensor: Any, gradient: Any) -> Array:
+    """The gradient that backward() starts with.
+
+    Errors: as Tensor.backward.
+    """
+    if not tensor._requires_grad:
+        raise RuntimeError("backward: no gradient flows to this tensor: no input of it had requires_grad=True")
+    if gradient is None:
+        if tensor.array.size != 1:
+            raise RuntimeError(
+                f"backward: a gradient can be left out only for a single value, this tensor has shape "
+                f"{tensor.shape}: pass gradient=, or call .sum().backward()"
+            )
+        return (tensor.array**0).reshape(tensor.array.shape)  # 1, on the same device, of the same dtype
+    dy = gradient.array if hasattr(gradient, "array") else make_array(gradient, tensor.dtype, tensor.device)
+    if dy.shape != tensor.shape:
+        raise ValueError(f"backward: gradient must have the tensor's shape {tensor.shape}, got {dy.shape}")
+    if device_of(dy) != tensor.device:
+        raise ValueError(f"backward: the tensor is on {tensor.device} and the gradient on {device_of(dy)}")
+    return dy.astype(tensor.dtype, copy=False)
+
+
+def ready(node: Any) -> None:
+    """Tell the watchers that a node's backward is about to run.
+
+    Errors: RuntimeError where its cache is gone.
+    """
+    if node.cache is FREED:
+        raise RuntimeError(
+            f"backward: the cache of {node!r} was freed by an earlier backward(): "
+            "run the forward again, or call the first backward(retain_graph=True)"
+        )
+    for watcher in mode.watchers:
+        watcher.before_backward(node)
+
+
+def checked(node: Any, grads: Any) -> Sequence:
+    """What a node's backward returned, as one gradient an input; watchers and retain_grad() get theirs.
+
+    Errors: RuntimeError for another number of gradients than inputs, for None where one is wanted, for another shape or
+        device.
+    """
+    for watcher in mode.watchers:
+        watcher.after_backward(node, grads)
+    tensor = None if node.retained is None else node.retained()
+    if tensor is not None:
+        tensor.accumulate_grad(node.grad)
+    if not isinstance(grads, tuple):
+        grads = (grads,)
+    given, wanted = len(grads), len(node.parents)
+    if given != wanted:
+        left_out = grads[wanted:] if given > wanted else node.parents[given:]  # optional inputs, or without gradient
+        if set(map(type, left_out)) - ABSENT:
+            raise RuntimeError(f"{node.operation}_backward gave {given} gradients for {wanted} inputs")
+        grads = (grads + (None,) * (wanted - given))[:wanted]
+    for i in range(wanted):
+        parent, grad = node.parents[i], grads[i]
+        if parent is not None:
+            if getattr(grad, "shape", None) != parent.shape:
+                refuse_shape(node, i, grad)
+            if hasattr(parent, "array") and type(grad) is not type(parent.array):
+                refuse_device(node, i, grad)
+    return grads
+
+
+def refuse_shape(node: Any, i: int, grad: Any) -> None:
+    """Errors: RuntimeError for what is no gradient of input i."""
+    shape = node.parents[i].shape
+    if grad is None:
+        came = f"None as gradient {i}, expected one of shape {shape}: is a return missing?"
+        raise RuntimeError(f"{node.operation}_backward gave {came} (zeros, where the result does not depend on it)")
+    came = getattr(grad, "shape", type(grad).__name__)
+    raise RuntimeError(f"{node.operation}_backward gave gradient {i} of shape {came}, expected {shape}")
+
+
+def refuse_device(node: Any, i: int, grad: Any) -> None:
+    """Errors: RuntimeError for a gradient that does not lie where input i does."""
+    here, there = device_of(grad), node.parents[i].device
+    if here != there:
+        came = f"on {here}, expected {there}: take xp from dy, array_module(dy)"
+        raise RuntimeError(f"{node.operation}_backward gave gradient {i} {came}")
+
+
+def failed(error: Exception, node: Any, waiting: list) -> Exception:
+    """An exception of a backward, with a note: of which operation, made where. Gradients on the way are let go."""
+    node.grad = None
+    for _, other in waiting:
+        other.grad = None
+    add_note(error, f"in the backward of {node!r}, whose result has shape {node.shape}")
+    return error
+
+
+def add_note(error: Exception, note: str) -> None:
+    """Attach a line to an exception (in its message before Python 3.11, which has no notes)."""
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    elif error.args and isinstance(error.args[0], str):
+        error.args = (f"{error.args[0]}\n{note}", *error.args[1:])
