@@ -11,6 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from minires import kernels as K
+from minires.kernels.fast import FAST
+
+#: What the names of rows with a textbook's pair end with.
+TEXTBOOK = " (textbook)"
 
 
 class Operation(NamedTuple):
@@ -308,13 +312,26 @@ def torch_name(name):
 
 
 def op(name, torch, sample):
-    return Operation(name, getattr(K, f"{name}_forward"), getattr(K, f"{name}_backward"), torch, sample)
+    """A row with the pair that runs: the fast one where there is one."""
+    pair = getattr(K, f"{name}_forward"), getattr(K, f"{name}_backward")
+    return Operation(name, *FAST.get(pair[0], pair), torch, sample)
 
 
-OPERATIONS = [
+def textbook(row):
+    """The same row with the textbook's pair: the same inputs, and the same golden numbers."""
+    return row._replace(
+        name=f"{row.name}{TEXTBOOK}",
+        forward=getattr(K, row.forward.__name__),
+        backward=getattr(K, row.backward.__name__),
+    )
+
+
+RUNNING = [
     op("conv2d", torch_conv, conv_sample),
     op("conv2d", torch_conv, wide_conv_sample)._replace(name="conv2d_wide"),
-    op("conv2d_im2col", torch_conv, lambda size, rng: conv_sample(size, rng, groups=False)),
+    textbook(op("conv2d", torch_conv, lambda size, rng: conv_sample(size, rng, groups=False)))._replace(
+        name="conv2d_im2col"
+    ),
     op("batch_norm", torch_batch_norm, batch_norm_sample),
     op("batch_norm_inference", torch_batch_norm, batch_norm_inference_sample),
     op("relu", torch_name("relu"), like(apart)),
@@ -385,6 +402,8 @@ OPERATIONS = [
     op("stack", lambda torch, *tensors, axis: torch.stack(tensors, axis), stack_sample),
     op("pad", torch_pad, pad_sample),
 ]
+
+OPERATIONS = RUNNING + [textbook(row) for row in RUNNING if row.forward in [forward for forward, _ in FAST.values()]]
 
 #: Kernels that no row above covers, and the test that does.
 ELSEWHERE = {"dropout": "test_kernels.py", "sync_batch_norm": "test_sync_batch_norm.py"}

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minires.kernels import convolution
-from minires.kernels.convolution import conv2d_backward, conv2d_forward, conv2d_loops, conv2d_plan, conv2d_size
+from minires.kernels import conv2d_loops
+from minires.kernels.fast import convolution
+from minires.kernels.fast.convolution import conv2d_backward, conv2d_forward, conv2d_plan
+from minires.kernels.shapes import conv2d_size
 
 
 def never(xp):

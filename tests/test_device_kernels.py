@@ -9,7 +9,8 @@ from operations import ELSEWHERE, NAMES, OPERATIONS, as_float32, float32_options
 from test_reference import check_network, check_operation
 
 import minires.kernels as K
-from minires.engine.modes import add
+from minires.kernels import fast
+from minires.kernels.backend import add
 
 pytestmark = pytest.mark.usefixtures("cuda")
 
@@ -90,16 +91,16 @@ def test_im2col_and_col2im(options):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_convolution_that_memory_cuts_into_blocks(monkeypatch, stride):
     """WHOLE is a gigabyte of columns: made small, the same sums come from several products."""
-    from minires.kernels import convolution
+    from minires.kernels.fast import convolution
 
     monkeypatch.setattr(convolution, "WHOLE", 4000)
     rng = np.random.default_rng(21)
     x, w = rng.standard_normal((2, 3, 9, 8)).astype(FLOAT32), rng.standard_normal((4, 3, 3, 3)).astype(FLOAT32)
-    y, cache = K.conv2d_forward(x, w, stride=stride, padding=1)
-    device_y, device_cache = K.conv2d_forward(there(x), there(w), stride=stride, padding=1)
+    y, cache = fast.conv2d_forward(x, w, stride=stride, padding=1)
+    device_y, device_cache = fast.conv2d_forward(there(x), there(w), stride=stride, padding=1)
     assert_same(device_y, y, 1e-5)
     dy = rng.standard_normal(y.shape).astype(FLOAT32)
-    for one, other in zip(K.conv2d_backward(there(dy), device_cache)[:2], K.conv2d_backward(dy, cache), strict=False):
+    for one, other in zip(fast.conv2d_backward(there(dy), device_cache)[:2], K.conv2d_backward(dy, cache), strict=False):
         assert_same(one, other, 1e-5)
 
 
@@ -110,22 +111,22 @@ def test_a_convolution_launches_as_much_for_large_images(stride):
     for H in (9, 71):
         x = there(np.random.default_rng(23).standard_normal((2, 1, H, H)).astype(FLOAT32))
         with counting() as seen:
-            y, cache = K.conv2d_forward(x, w, stride=stride, padding=1)
-            K.conv2d_backward(y, cache)
+            y, cache = fast.conv2d_forward(x, w, stride=stride, padding=1)
+            fast.conv2d_backward(y, cache)
         launches.append(seen[0].launches)
     assert launches[0] == launches[1]
 
 
 def test_max_pooling_launches_as_much_for_more_channels(monkeypatch):
-    from minires.kernels import pooling
+    from minires.kernels.fast import pooling
 
     monkeypatch.setattr(pooling, "BLOCK", 1)
     launches = []
     for C in (2, 5):
         x = there(np.random.default_rng(24).standard_normal((2, C, 7, 7)).astype(FLOAT32))
         with counting() as seen:
-            y, cache = K.max_pool2d_forward(x, kernel_size=3, stride=2, padding=1)
-            K.max_pool2d_backward(y, cache)
+            y, cache = fast.max_pool2d_forward(x, kernel_size=3, stride=2, padding=1)
+            fast.max_pool2d_backward(y, cache)
         launches.append(seen[0].launches)
     assert launches[0] == launches[1]
 
@@ -154,11 +155,11 @@ def test_unbroadcast(shape):
 def test_max_pool_gives_a_tie_to_the_first_and_nan_wins():
     x = np.random.default_rng(5).integers(0, 3, (2, 3, 7, 6)).astype(FLOAT32)
     x[1, 2, 3, 3] = np.nan
-    y, cache = K.max_pool2d_forward(x, kernel_size=3, stride=2, padding=1)
+    y, cache = fast.max_pool2d_forward(x, kernel_size=3, stride=2, padding=1)
     dy = np.random.default_rng(6).standard_normal(y.shape).astype(FLOAT32)
-    device_y, device_cache = K.max_pool2d_forward(there(x), kernel_size=3, stride=2, padding=1)
+    device_y, device_cache = fast.max_pool2d_forward(there(x), kernel_size=3, stride=2, padding=1)
     assert_same(device_y, y, 0)
-    assert_same(K.max_pool2d_backward(there(dy), device_cache), K.max_pool2d_backward(dy, cache), 1e-6)
+    assert_same(fast.max_pool2d_backward(there(dy), device_cache), K.max_pool2d_backward(dy, cache), 1e-6)
 
 
 @pytest.mark.parametrize("label", [3, -1, 2**40])

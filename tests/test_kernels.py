@@ -7,9 +7,15 @@ import pytest
 from closeness import assert_close, numeric_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operations import ELSEWHERE, NAMES, OPERATIONS, conv_sample, run_kernel, sizes_from
+from operations import ELSEWHERE, NAMES, OPERATIONS, TEXTBOOK, conv_sample, run_kernel, sizes_from
 
 import minires.kernels as K
+from minires.engine.armour import HINTS
+from minires.kernels import fast
+from minires.kernels.fast import FAST
+
+BOTH = pytest.mark.parametrize("K", [K, fast], ids=["textbook", "fast"])
+TEXTBOOKS = [row for row in OPERATIONS if row.name.endswith(TEXTBOOK)]
 
 
 def as_tuple(grads):
@@ -61,22 +67,39 @@ def test_three_convolutions_agree(data, seed):
     rng = np.random.default_rng(seed)
     arrays, options = conv_sample(lambda low, high: data.draw(st.integers(low, min(high, low + 2))), rng)
     by_loops = K.conv2d_loops(*arrays, **options)
-    assert_close(K.conv2d_forward(*arrays, **options)[0], by_loops, 1e-12, "conv2d")
-    if options.pop("groups") == 1:
-        assert_close(K.conv2d_im2col_forward(*arrays, **options)[0], by_loops, 1e-12, "im2col")
+    assert_close(fast.conv2d_forward(*arrays, **options)[0], by_loops, 1e-12, "conv2d")
+    assert_close(K.conv2d_forward(*arrays, **options)[0], by_loops, 1e-12, "im2col")
 
 
-def test_conv2d_backward_agrees_with_the_textbook():
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        arrays, options = conv_sample(sizes_from(rng), rng, groups=False)
-        y, cache = K.conv2d_forward(*arrays, **options)
-        dy = rng.standard_normal(y.shape)
-        expected = K.conv2d_im2col_backward(dy, K.conv2d_im2col_forward(*arrays, **options)[1])
-        for gradient, other in zip(K.conv2d_backward(dy, cache), expected, strict=True):
-            assert (gradient is None) == (other is None)
-            if gradient is not None:
-                assert_close(gradient, other, 1e-12)
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("operation", TEXTBOOKS, ids=[row.name for row in TEXTBOOKS])
+def test_textbook_equals_what_runs(operation, seed):
+    """Outputs and gradients, and the running statistics that batch norm moves."""
+    rng = np.random.default_rng(seed)
+    arrays, options = operation.sample(sizes_from(rng), rng)
+    if operation.forward is K.batch_norm_forward:
+        C = arrays[0].shape[1]
+        arrays = [*arrays, *[None] * (3 - len(arrays)), rng.standard_normal(C), rng.uniform(0.5, 2, C)]
+        options = {**options, "momentum": 0.3}
+    running = FAST[operation.forward]
+    results = []
+    for forward, backward in ((operation.forward, operation.backward), running):
+        inputs = [None if a is None else a.copy() for a in arrays]
+        y, cache = forward(*inputs, **options)
+        dy = np.random.default_rng(seed + 1).standard_normal(y.shape)
+        results.append([y, *as_tuple(backward(dy, cache)), *inputs[3:]])
+    for i, (one, other) in enumerate(zip(*results, strict=True)):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert_close(one, other, 1e-12, f"result {i}")
+
+
+@pytest.mark.parametrize("shipped", FAST, ids=lambda kernel: kernel.__name__)
+def test_textbook_and_fast_are_called_alike(shipped):
+    """The same arrays and options, in one order; the fast form may take hints besides."""
+    mine, fast_one = (inspect.signature(f).parameters for f in (shipped, FAST[shipped][0]))
+    assert list(mine) == [name for name in fast_one if name not in HINTS]
+    assert all(fast_one[name].default == parameter.default for name, parameter in mine.items())
 
 
 def test_col2im_is_the_transpose_of_im2col():
@@ -92,10 +115,10 @@ def test_col2im_is_the_transpose_of_im2col():
 def test_conv2d_without_dx():
     rng = np.random.default_rng(1)
     x, w = rng.standard_normal((2, 3, 5, 4)), rng.standard_normal((4, 3, 3, 3))
-    full, data = K.conv2d_forward(x, w)[1], K.conv2d_forward(x, w, needs_dx=False)[1]
+    full, data = fast.conv2d_forward(x, w)[1], fast.conv2d_forward(x, w, needs_dx=False)[1]
     dy = rng.standard_normal((2, 4, 3, 2))
-    assert K.conv2d_backward(dy, data)[0] is None
-    np.testing.assert_array_equal(K.conv2d_backward(dy, data)[1], K.conv2d_backward(dy, full)[1])
+    assert fast.conv2d_backward(dy, data)[0] is None
+    np.testing.assert_array_equal(fast.conv2d_backward(dy, data)[1], fast.conv2d_backward(dy, full)[1])
 
 
 def max_pool_loops(x, kernel, stride, padding):
@@ -112,7 +135,8 @@ def max_pool_loops(x, kernel, stride, padding):
     return y, where
 
 
-def test_max_pool_gives_a_tie_to_the_first():
+@BOTH
+def test_max_pool_gives_a_tie_to_the_first(K):
     """Small integers tie all the time; the gradient goes to the first maximum in row-major order."""
     rng = np.random.default_rng(2)
     x = rng.integers(0, 3, (2, 3, 7, 6)).astype(float)
@@ -126,7 +150,8 @@ def test_max_pool_gives_a_tie_to_the_first():
     assert_close(K.max_pool2d_backward(dy, cache), dx, 1e-14)
 
 
-def test_max_pool_nan_wins():
+@BOTH
+def test_max_pool_nan_wins(K):
     x = np.arange(16.0).reshape(1, 1, 4, 4)
     x[0, 0, 0, 1] = np.nan
     y, cache = K.max_pool2d_forward(x, kernel_size=2)
@@ -141,7 +166,8 @@ def test_relu_at_zero():
     np.testing.assert_array_equal(K.relu_backward(np.array([3.0, 5.0, 7.0]), cache), [0, 0, 7])
 
 
-def test_batch_norm_statistics_leave_by_name():
+@BOTH
+def test_batch_norm_statistics_leave_by_name(K):
     rng = np.random.default_rng(3)
     x = 5 + 2 * rng.standard_normal((4, 3, 2, 5))
     y, cache = K.batch_norm_forward(x)
@@ -150,7 +176,8 @@ def test_batch_norm_statistics_leave_by_name():
     assert_close(y.mean(axis=(0, 2, 3)) + 1, np.ones(3), 1e-12)
 
 
-def test_batch_norm_of_a_large_mean_in_float32():
+@BOTH
+def test_batch_norm_of_a_large_mean_in_float32(K):
     """A variance as E[x^2] - E[x]^2 would lose all its digits here."""
     rng = np.random.default_rng(4)
     x = rng.standard_normal((8, 3, 6, 6)) + 1e4

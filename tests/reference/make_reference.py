@@ -19,7 +19,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from families import FAMILIES, TRAINED, fingerprint, torch_results, torch_training  # noqa: E402
 from networks import INPUTS, torch_networks  # noqa: E402
-from operations import OPERATIONS, run_torch, sizes_from  # noqa: E402
+from operations import RUNNING, run_torch, sizes_from  # noqa: E402
 
 CASES = 3
 
@@ -40,7 +40,7 @@ def encode(value, arrays, key):
 
 def write_operations():
     arrays, index = {}, {}
-    for operation in OPERATIONS:
+    for operation in RUNNING:
         index[operation.name] = []
         for case in range(CASES):
             rng = np.random.default_rng([case, len(index)])
