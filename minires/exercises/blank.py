@@ -51,8 +51,8 @@ def source_of(function: Callable) -> str:
     return textwrap.dedent(inspect.getsource(function))
 
 
-def stored_names(node: ast.AST) -> list[str]:
-    """The names that a statement computes or writes into, in the order of the source."""
+def stores(node: ast.AST) -> list[str]:
+    """The name of every assignment and write in a piece of source, in its order: a name as often as it is written."""
     found = []
     for part in ast.walk(node):
         base = part
@@ -60,7 +60,12 @@ def stored_names(node: ast.AST) -> list[str]:
             base = base.value
         if isinstance(base, ast.Name) and isinstance(getattr(part, "ctx", None), ast.Store):
             found.append((part.lineno, part.col_offset, base.id))
-    return list(dict.fromkeys(name for _, _, name in sorted(found)))
+    return [name for _, _, name in sorted(found)]
+
+
+def stored_names(node: ast.AST) -> list[str]:
+    """The names that a statement computes or writes into, in the order of the source."""
+    return list(dict.fromkeys(stores(node)))
 
 
 def is_given(node: ast.stmt) -> bool:

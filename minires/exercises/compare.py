@@ -9,12 +9,13 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from minires.exercises.blank import source_of, steps_of
+from minires.exercises.blank import source_of, steps_of, stores
 
 #: Relative to the largest entry, in float64: rounding stays far below, and no mistake does.
 TOLERANCE = 1e-8
@@ -150,39 +151,28 @@ def watch(function: Callable, *arguments: Any, **options: Any) -> dict[str, Any]
     return seen
 
 
-def names_written_once(function: Callable) -> list[str]:
+def names_written_once(function: Callable) -> set[str]:
     """The names that one statement of a function writes, and no other changes; none where it has no source."""
     try:
         tree = ast.parse(source_of(function))
     except (OSError, TypeError, SyntaxError):
-        return []
-    written: dict[str, int] = {}
-    for part in ast.walk(tree):
-        base = part
-        while isinstance(base, ast.Subscript):
-            base = base.value
-        if isinstance(base, ast.Name) and isinstance(getattr(part, "ctx", None), ast.Store):
-            written[base.id] = written.get(base.id, 0) + 1
-    return [name for name, times in written.items() if times == 1]
-
-
-def single_names(function: Callable) -> list[str]:
-    """The names that one statement computes and none changes: what may be compared when it was first seen."""
-    once = names_written_once(function)
-    return [name for step in steps_of(function) for name in step.names if name in once]
+        return set()
+    return {name for name, times in Counter(stores(tree)).items() if times == 1}
 
 
 def first_difference(shipped: dict[str, Any], function: Callable, student: Callable, own: dict[str, Any]) -> str:
-    """A sentence about the first name of the shipped function that the student's has too, with other values."""
-    once = set(names_written_once(student))
-    for name in single_names(function):
-        if (
-            name in shipped
-            and name in once
-            and name in own
-            and np.squeeze(own[name]).shape == np.squeeze(shipped[name]).shape
-        ):
-            found = difference(f"`{name}`", np.squeeze(shipped[name]), np.squeeze(own[name]))
+    """A sentence about the first name of the shipped function that the student's has too, with other values.
+
+    Args: shipped and own, what ``watch`` saw in the shipped function and in the student's. Only names that both write
+        once are compared: what was first seen of another may have been changed later.
+    """
+    once = names_written_once(function) & names_written_once(student)
+    for step in steps_of(function):
+        for name in step.names:
+            if name not in once or name not in shipped or name not in own:
+                continue
+            expected, got = np.squeeze(shipped[name]), np.squeeze(own[name])
+            found = difference(f"`{name}`", expected, got) if expected.shape == got.shape else None
             if found is not None:
                 return f"The first of your names that differs from the solution's is {found[1]}"
     return ""

@@ -400,23 +400,23 @@ def hints_for(exercise: Exercise, code: str) -> Hints:
 
 # ---- which hint comes next
 
-NAME = ".minires_exercise.json"
+MEMORY = ".minires_exercise.json"
 PASSED = "passed"  # the cause where nothing was wrong
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_memory(folder: Path) -> dict[str, Any]:
     """What is remembered in a folder, by exercise and file; nothing where the file is missing or damaged."""
     try:
-        known = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        known = json.loads((folder / MEMORY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
 
 
-def write(folder: Path, known: dict[str, Any]) -> None:
+def write_memory(folder: Path, known: dict[str, Any]) -> None:
     """Remember; a folder that cannot be written to is no reason to stop."""
     try:
-        (folder / NAME).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        (folder / MEMORY).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     except OSError:
         pass
 
@@ -430,22 +430,22 @@ def remember(path: Path, result: Result) -> None:
     """Keep the cause that was diagnosed last; with another cause the hints begin again."""
     code = result.failure.code if result.failure else PASSED
     folder, key = place_of(path, result.exercise)
-    known = read(folder)
+    known = read_memory(folder)
     before = known.get(key)
     if not isinstance(before, dict) or before.get("code") != code:
         known[key] = {"code": code, "hints": 0}
-        write(folder, known)
+        write_memory(folder, known)
 
 
 def next_hint(path: Path, exercise: str) -> tuple[str, int]:
     """The cause that was diagnosed last, and which hint comes next: 1, 2, 3, and 3 again."""
     folder, key = place_of(path, exercise)
-    known = read(folder)
+    known = read_memory(folder)
     entry = known.get(key)
     if not isinstance(entry, dict):
         entry = {}
     code, given = str(entry.get("code", "")), entry.get("hints", 0)
     number = max(1, min(given + 1 if isinstance(given, int) else 1, 3))
     known[key] = {"code": code, "hints": number}
-    write(folder, known)
+    write_memory(folder, known)
     return code, number

@@ -19,7 +19,6 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,6 +169,67 @@ def stop(process: subprocess.Popen) -> None:
 # ---- inside
 
 
+def main(name: str, file: str, result_file: str, course: str, limit: str) -> None:
+    """What the process of a check runs."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(int(float(limit)) + 5)  # where the outside was lost and cannot stop this process any more
+    path = Path(file).resolve()
+    exercise = find(name, load_course(course))
+
+    def save(result: dict[str, Any]) -> None:
+        Path(result_file + ".new").write_text(json.dumps(result), encoding="utf-8")
+        os.replace(result_file + ".new", result_file)
+
+    run_stages(exercise, path, save)
+
+
+def run_stages(exercise: Exercise, path: Path, save: Callable[[dict[str, Any]], None]) -> None:
+    """Check a file, and hand the result to ``save`` after every step."""
+    references, losses = prepare(exercise)
+    result: dict[str, Any] = {"stages": [], "running": "file"}
+    save(result)
+    functions: dict[str, Callable] = {}
+    outcome = run_stage(path, lambda: functions.update(load_student(path, exercise)))
+    result["stages"].append({"name": "file", **outcome})
+    submission = Submission(exercise, functions, references, losses)
+    replacements = [(shipped, functions.get(shipped.__name__)) for shipped in exercise.functions]
+    used = installed(replacements, exercise.within) if exercise.within and functions else contextlib.nullcontext()
+    with used:
+        for name in stage_names(exercise)[1:]:
+            if outcome["status"] == "failed":
+                break
+            result["running"] = name
+            save(result)
+            outcome = run_stage(path, STAGES[name], submission)
+            result["stages"].append({"name": name, **outcome})
+    result["running"] = None
+    save(result)
+
+
+def run_stage(path: Path, stage: Callable[..., Any], *given: Any) -> dict[str, str]:
+    """Run one stage, whatever it raises: its status, code and message."""
+    try:
+        stage(*given)
+    except Failed as failure:
+        return {"status": "failed", "code": failure.code, "message": str(failure)}
+    except Skipped as skipped:
+        return {"status": "skipped", "code": "", "message": str(skipped)}
+    except NotImplementedError as error:
+        return {"status": "failed", "code": "not-written", "message": f"not written yet: {error}"}
+    except SystemExit as error:
+        return {"status": "failed", "code": "crashed", "message": f"your code ends the program{where(error, path)}"}
+    except BaseException as error:  # a KeyboardInterrupt too: it is the student's code that raises it
+        said = f"{type(error).__name__}: {str(error)[:500]}".removesuffix(": ")
+        return {"status": "failed", "code": "crashed", "message": f"{said}{where(error, path)}"}
+    return {"status": "passed", "code": "", "message": ""}
+
+
+def where(error: BaseException, path: Path) -> str:
+    """Line and code of the student's file that an exception came through last; nothing where it did not."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f" (line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
+
+
 def load_student(path: Path, exercise: Exercise) -> dict[str, Callable]:
     """The student's functions by name.
 
@@ -199,67 +259,6 @@ def load_student(path: Path, exercise: Exercise) -> dict[str, Callable]:
     return functions
 
 
-def where(error: BaseException, path: Path) -> str:
-    """Line and code of the student's file that an exception came through last; nothing where it did not."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f" (line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
-
-
-def run_stage(stage: Callable[[], Any], path: Path) -> dict[str, str]:
-    """Run one stage, whatever it raises: its status, code and message."""
-    try:
-        stage()
-    except Failed as failure:
-        return {"status": "failed", "code": failure.code, "message": str(failure)}
-    except Skipped as skipped:
-        return {"status": "skipped", "code": "", "message": str(skipped)}
-    except NotImplementedError as error:
-        return {"status": "failed", "code": "not-written", "message": f"not written yet: {error}"}
-    except SystemExit as error:
-        return {"status": "failed", "code": "crashed", "message": f"your code ends the program{where(error, path)}"}
-    except BaseException as error:  # a KeyboardInterrupt too: it is the student's code that raises it
-        said = f"{type(error).__name__}: {str(error)[:500]}".removesuffix(": ")
-        return {"status": "failed", "code": "crashed", "message": f"{said}{where(error, path)}"}
-    return {"status": "passed", "code": "", "message": ""}
-
-
-def run_stages(exercise: Exercise, path: Path, save: Callable[[dict[str, Any]], None]) -> None:
-    """Check a file, and hand the result to ``save`` after every step."""
-    references, losses = prepare(exercise)
-    result: dict[str, Any] = {"stages": [], "running": "file"}
-    save(result)
-    functions: dict[str, Callable] = {}
-    outcome = run_stage(lambda: functions.update(load_student(path, exercise)), path)
-    result["stages"].append({"name": "file", **outcome})
-    submission = Submission(exercise, functions, references, losses)
-    replacements = [(shipped, functions.get(shipped.__name__)) for shipped in exercise.functions]
-    used = installed(replacements, exercise.within) if exercise.within and functions else contextlib.nullcontext()
-    with used:
-        for name in stage_names(exercise)[1:]:
-            if outcome["status"] == "failed":
-                break
-            result["running"] = name
-            save(result)
-            outcome = run_stage(partial(STAGES[name], submission), path)
-            result["stages"].append({"name": name, **outcome})
-    result["running"] = None
-    save(result)
-
-
-def main(name: str, file: str, result_file: str, course: str, limit: str) -> None:
-    """What the process of a check runs."""
-    if hasattr(signal, "alarm"):
-        signal.alarm(int(float(limit)) + 5)  # where the outside was lost and cannot stop this process any more
-    path = Path(file).resolve()
-    exercise = find(name, load_course(course))
-
-    def save(result: dict[str, Any]) -> None:
-        Path(result_file + ".new").write_text(json.dumps(result), encoding="utf-8")
-        os.replace(result_file + ".new", result_file)
-
-    run_stages(exercise, path, save)
-
-
 def parsed(data: bytes) -> ast.Module:
     """The syntax tree of a file's contents.
 
@@ -283,8 +282,8 @@ def problem(data: bytes, error: Exception) -> str:
         if not getattr(error, "lineno", None) or "codec" in str(error) or "UTF-8" in str(error):
             return f"line {line_of(data, undecodable.start)} is not text in UTF-8"
     message, text = getattr(error, "msg", str(error)), getattr(error, "text", None) or ""
-    where = f"line {error.lineno}" if getattr(error, "lineno", None) else "the file"
-    return f"{where} is not Python ({message})" + (f": {text.strip()}" if text.strip() else "")
+    line = f"line {error.lineno}" if getattr(error, "lineno", None) else "the file"
+    return f"{line} is not Python ({message})" + (f": {text.strip()}" if text.strip() else "")
 
 
 def line_of(data: bytes, place: int) -> int:

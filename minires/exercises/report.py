@@ -12,6 +12,9 @@ from minires.exercises.blank import command_for
 from minires.exercises.process import Result, check, parsed
 from minires.exercises.table import EXERCISES, Exercise, find, load_course
 
+#: A checked file; or (file, problem), where the file could not be checked.
+Graded = Result | tuple[str, str]
+
 POINTS = 10.0  # of an exercise, shared evenly by its stages that check something
 
 WORDS = {"passed": "passed", "failed": "NOT PASSED", "skipped": "nothing to check", "not run": "not run"}
@@ -44,10 +47,10 @@ def hint_line(result: Result) -> str:
 # ---- many files, for a teacher
 
 
-def grade(files: list[str], course: str, time_limit: float) -> list[Result | tuple[str, str]]:
+def grade(files: list[str], course: str, time_limit: float) -> list[Graded]:
     """Check every file, whatever happens to the others; one that cannot be checked comes with its problem instead."""
     exercises = load_course(course)
-    results: list[Result | tuple[str, str]] = []
+    results: list[Graded] = []
     for file in files:
         try:
             results.append(check(exercise_in(file, exercises), file, time_limit, course))
@@ -94,7 +97,7 @@ def scores(result: Result) -> list[tuple[str, float, float, str]]:
     return found
 
 
-def table(results: list[Result | tuple[str, str]]) -> str:
+def table(results: list[Graded]) -> str:
     """A line a file: points, and where it stopped."""
     rows = []
     for result in results:
@@ -117,8 +120,8 @@ def shortened(text: str) -> str:
     return line if len(line) <= 80 else f"{line[:77]}..."
 
 
-def gradescope(results: list[Result | tuple[str, str]]) -> dict[str, Any]:
-    """The contents of results.json. A pair (file, problem) stands for a file that belongs to no exercise."""
+def gradescope(results: list[Graded]) -> dict[str, Any]:
+    """The contents of results.json."""
     tests: list[dict[str, Any]] = []
     several = len(results) > 1
     for result in results:
@@ -138,6 +141,6 @@ def gradescope(results: list[Result | tuple[str, str]]) -> dict[str, Any]:
     return {"score": round(sum(test["score"] for test in tests), 2), "tests": tests}
 
 
-def write_json(results: list[Result | tuple[str, str]], file: str) -> None:
+def write_json(results: list[Graded], file: str) -> None:
     """Write Gradescope's results.json."""
     Path(file).write_text(json.dumps(gradescope(results), indent=2) + "\n", encoding="utf-8")
