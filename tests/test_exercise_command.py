@@ -13,10 +13,9 @@ import pytest
 from minires import cli
 from minires.exercises import process
 from minires.exercises.blank import blank_file, solved_file
-from minires.exercises.course import load_course
 from minires.exercises.process import check
 from minires.exercises.report import scores
-from minires.exercises.table import EXERCISES
+from minires.exercises.table import EXERCISES, load_course
 
 RELU = EXERCISES["relu"]
 SOLVED = solved_file(RELU)

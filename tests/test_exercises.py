@@ -15,9 +15,9 @@ from minires.exercises.blank import blank_file, blank_function, not_written, sol
 from minires.exercises.compare import difference
 from minires.exercises.hints import HINTS, hints_for
 from minires.exercises.mutants import accepts, candidates
-from minires.exercises.runner import run
-from minires.exercises.sgd import sgd_step
+from minires.exercises.process import run_stages
 from minires.exercises.table import EXERCISES, stage_names
+from minires.exercises.training import sgd_step
 from minires.models.blocks import BasicBlock, BlockOptions
 from minires.nn import Parameter
 from minires.optim import SGD
@@ -30,7 +30,7 @@ def checked(name, text, folder):
     path = folder / f"{name}.py"
     path.write_text(text)
     saved = []
-    run(EXERCISES[name], path, lambda result: saved.append(list(result["stages"])))
+    run_stages(EXERCISES[name], path, lambda result: saved.append(list(result["stages"])))
     return saved[-1]
 
 

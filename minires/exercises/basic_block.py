@@ -62,7 +62,6 @@ def basic_block_backward(dy: Array, cache: BasicBlockCache) -> tuple[Array, Arra
     Shapes: dy (N, O, OH, OW) -> dx (N, C, H, W), dw1 (O, C, 3, 3), dgamma1 and dbeta1 (O,), dw2 (O, O, 3, 3),
         dgamma2 and dbeta2 (O,).
     Formula: dx is the sum of what comes back through the branch and through the shortcut.
-    Errors: none of its own.
     Source: the chain rule.
     """
     # Through the last ReLU.

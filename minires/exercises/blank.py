@@ -11,12 +11,13 @@ import ast
 import builtins
 import inspect
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from minires.exercises.commandline import command_for
 from minires.exercises.table import Exercise
 
 #: Calls that check arguments or name sizes: given, not part of the mathematics.
@@ -50,8 +51,8 @@ def source_of(function: Callable) -> str:
     return textwrap.dedent(inspect.getsource(function))
 
 
-def stored_names(node: ast.AST) -> list[str]:
-    """The names that a statement computes or writes into, in the order of the source."""
+def stores(node: ast.AST) -> list[str]:
+    """The name of every assignment and write in a piece of source, in its order: a name as often as it is written."""
     found = []
     for part in ast.walk(node):
         base = part
@@ -59,7 +60,12 @@ def stored_names(node: ast.AST) -> list[str]:
             base = base.value
         if isinstance(base, ast.Name) and isinstance(getattr(part, "ctx", None), ast.Store):
             found.append((part.lineno, part.col_offset, base.id))
-    return list(dict.fromkeys(name for _, _, name in sorted(found)))
+    return [name for _, _, name in sorted(found)]
+
+
+def stored_names(node: ast.AST) -> list[str]:
+    """The names that a statement computes or writes into, in the order of the source."""
+    return list(dict.fromkeys(stores(node)))
 
 
 def is_given(node: ast.stmt) -> bool:
@@ -224,6 +230,19 @@ def section(used: dict[str, list[str]]) -> str:
             line = f"from {module} import (\n" + "".join(f"    {name},\n" for name in names) + ")"
         text.append(line)
     return "\n".join(text)
+
+
+def command_for(action: str, exercise: str, path: str = "", course: str = "") -> str:
+    """A command that works where it is read: with the file, where it is not the one that is taken without a name.
+
+    Args: path, the student's file; course, the file that the exercise is from, if it is not MiniRes's own.
+    """
+    words = ["minires", "exercise", action, exercise]
+    if path and Path(path) != Path(f"{exercise}.py"):
+        words.append(shlex.quote(path))
+    if course:
+        words += ["--from", shlex.quote(course)]
+    return " ".join(words)
 
 
 def header_commands(exercise: Exercise, path: str, course: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import inspect
 from pathlib import Path
-from typing import Any
 
-from minires.exercises.process import TIME_LIMIT
+from minires.exercises import blank, example, hints, process, report
+from minires.exercises.blank import command_for
+from minires.exercises.table import EXERCISES, Exercise, find, load_course
 
 DESCRIPTION = """\
 Write the kernels of MiniRes yourself. "start" leaves a file with the steps taken out, "check" says what is right and
@@ -54,7 +55,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             one.add_argument("--dir", metavar="FOLDER", default=".", help="where to write it (default: here)")
         if action in ("check", "grade"):
             one.add_argument(
-                "--time-limit", type=float, default=TIME_LIMIT, metavar="SECONDS", help="a file (default: %(default)g)"
+                "--time-limit",
+                type=float,
+                default=process.TIME_LIMIT,
+                metavar="SECONDS",
+                help="a file (default: %(default)g)",
             )
         if action != "new":
             one.add_argument("--from", dest="course", metavar="COURSE", default="", help="a file with more exercises")
@@ -65,18 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
     return ANSWERS[arguments.action](arguments)
 
 
-def course_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The exercises of --from."""
-    from minires.exercises.course import load_course
-
-    return load_course(arguments.course) if arguments.course else {}
-
-
-def exercise_of(arguments: argparse.Namespace) -> Any:
+def exercise_of(arguments: argparse.Namespace) -> Exercise:
     """The exercise that was named."""
-    from minires.exercises.table import find
-
-    return find(arguments.name, course_of(arguments))
+    return find(arguments.name, load_course(arguments.course))
 
 
 def file_of(arguments: argparse.Namespace) -> Path:
@@ -84,8 +80,6 @@ def file_of(arguments: argparse.Namespace) -> Path:
 
     Errors: FileNotFoundError where there is none; one that was not started yet comes with the command that does.
     """
-    from minires.exercises.commandline import command_for
-
     path = Path(arguments.file or f"{arguments.name}.py")
     if not path.is_file():
         starts = f": {command_for('start', arguments.name, course=arguments.course)} writes it"
@@ -95,9 +89,7 @@ def file_of(arguments: argparse.Namespace) -> Path:
 
 def show_list(arguments: argparse.Namespace) -> int:
     """Run ``minires exercise list``; returns the exit status."""
-    from minires.exercises.table import EXERCISES
-
-    exercises = {**EXERCISES, **course_of(arguments)}
+    exercises = {**EXERCISES, **load_course(arguments.course)}
     width = max(len(name) for name in exercises)
     for name, exercise in exercises.items():
         print(f"{name.ljust(width)}  {exercise.title}")
@@ -109,16 +101,13 @@ def start(arguments: argparse.Namespace) -> int:
 
     Errors: FileExistsError where the file is there already; FileNotFoundError where the folder is not.
     """
-    from minires.exercises.blank import blank_file
-    from minires.exercises.commandline import command_for
-
     exercise = exercise_of(arguments)
     path = Path(arguments.dir) / f"{exercise.name}.py"
     if not path.parent.is_dir():
         raise FileNotFoundError(2, "there is no such folder", str(path.parent))
     if path.exists():
         raise FileExistsError(17, "is there already, and is kept: choose another --dir, or move it", str(path))
-    path.write_text(blank_file(exercise, str(path), arguments.course), encoding="utf-8")
+    path.write_text(blank.blank_file(exercise, str(path), arguments.course), encoding="utf-8")
     then = command_for("check", exercise.name, str(path), arguments.course)
     print(f"{path}: fill in the steps, then: {then}")
     return 0
@@ -126,60 +115,46 @@ def start(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """Run ``minires exercise check``; returns the exit status: 1 where something is not right yet."""
-    from minires.exercises import process, progress
-    from minires.exercises.report import text_of
-
     exercise, path = exercise_of(arguments), file_of(arguments)
     result = process.check(exercise, str(path), arguments.time_limit, arguments.course)
-    progress.remember(path, exercise.name, progress.cause_of(result))
-    print(text_of(result))
+    hints.remember(path, result)
+    print(report.text_of(result))
     return 0 if result.passed else 1
 
 
 def hint(arguments: argparse.Namespace) -> int:
     """Run ``minires exercise hint``; returns the exit status."""
-    from minires.exercises.commandline import command_for
-    from minires.exercises.hints import hints_for
-    from minires.exercises.progress import PASSED, next_hint
-
     exercise = exercise_of(arguments)
-    code, number = next_hint(file_of(arguments), exercise.name)
-    if code == PASSED:
+    code, number = hints.next_hint(file_of(arguments), exercise.name)
+    if code == hints.PASSED:
         print("The last check found nothing wrong.")
         return 0
-    hints = hints_for(exercise, code)
-    about = code if hints is not exercise.hints else exercise.name
-    print(f"hint {number} of 3 ({about}): {hints[number - 1]}")
+    three = hints.hints_for(exercise, code)
+    about = code if three is not exercise.hints else exercise.name
+    print(f"hint {number} of 3 ({about}): {three[number - 1]}")
     if number == 3:
-        solution = command_for("solution", exercise.name, course=arguments.course)
-        print(f"This is the last hint; the shipped code: {solution}")
+        then = command_for("solution", exercise.name, course=arguments.course)
+        print(f"This is the last hint; the shipped code: {then}")
     return 0
 
 
 def solution(arguments: argparse.Namespace) -> int:
     """Run ``minires exercise solution``; returns the exit status."""
-    from minires.exercises.blank import solution as shipped
-
-    print(shipped(exercise_of(arguments)), end="")
+    print(blank.solution(exercise_of(arguments)), end="")
     return 0
 
 
 def grade(arguments: argparse.Namespace) -> int:
     """Run ``minires exercise grade``; returns the exit status: 0 where the grading is done, whatever the points."""
-    from minires.exercises import grade as grading
-    from minires.exercises.report import table
-
-    results = grading.grade(arguments.files, course_of(arguments), arguments.course, arguments.time_limit)
-    print(table(results))
+    results = report.grade(arguments.files, arguments.course, arguments.time_limit)
+    print(report.table(results))
     if arguments.json:
-        grading.write_json(results, arguments.json)
+        report.write_json(results, arguments.json)
     return 0
 
 
 def new(arguments: argparse.Namespace) -> int:
     """Run ``minires exercise new``; returns the exit status."""
-    from minires.exercises import example
-
     print(inspect.getsource(example), end="")
     return 0
 

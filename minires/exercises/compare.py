@@ -1,10 +1,21 @@
-"""How a result is held against what it should be, and what is said where they differ."""
+"""How a result is held against what it should be, and what is said where they differ.
+
+Where a result is wrong, the names that a function computes on its way, as they were when they were first computed, are
+held against the same names of the shipped function: they tell a student which step is the first to go wrong.
+"""
 
 from __future__ import annotations
 
+import ast
+import inspect
+import sys
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from minires.exercises.blank import source_of, steps_of, stores
 
 #: Relative to the largest entry, in float64: rounding stays far below, and no mistake does.
 TOLERANCE = 1e-8
@@ -112,3 +123,56 @@ def worst(expected: Any, got: Any, tolerance: float) -> tuple[int, ...] | None:
 def count_wrong(expected: Any, got: Any, tolerance: float) -> int:
     """How many entries differ."""
     return int((gaps(expected, got) > limit(expected, tolerance)).sum())
+
+
+# ---- step by step
+
+
+def watch(function: Callable, *arguments: Any, **options: Any) -> dict[str, Any]:
+    """Run a function, and copy each of its arrays when a line has just made it."""
+    seen: dict[str, Any] = {}
+    code = getattr(inspect.unwrap(function), "__code__", None)  # a partial has none, and is not watched
+
+    def on_line(frame: Any, event: str, _: Any) -> Any:
+        for name, value in frame.f_locals.items():
+            if name not in seen and isinstance(value, (np.ndarray, np.generic)):
+                seen[name] = np.array(value)
+        return on_line
+
+    def on_call(frame: Any, event: str, _: Any) -> Any:
+        return on_line if frame.f_code is code else None
+
+    before = sys.gettrace()
+    sys.settrace(on_call)
+    try:
+        function(*arguments, **options)
+    finally:
+        sys.settrace(before)
+    return seen
+
+
+def names_written_once(function: Callable) -> set[str]:
+    """The names that one statement of a function writes, and no other changes; none where it has no source."""
+    try:
+        tree = ast.parse(source_of(function))
+    except (OSError, TypeError, SyntaxError):
+        return set()
+    return {name for name, times in Counter(stores(tree)).items() if times == 1}
+
+
+def first_difference(shipped: dict[str, Any], function: Callable, student: Callable, own: dict[str, Any]) -> str:
+    """A sentence about the first name of the shipped function that the student's has too, with other values.
+
+    Args: shipped and own, what ``watch`` saw in the shipped function and in the student's. Only names that both write
+        once are compared: what was first seen of another may have been changed later.
+    """
+    once = names_written_once(function) & names_written_once(student)
+    for step in steps_of(function):
+        for name in step.names:
+            if name not in once or name not in shipped or name not in own:
+                continue
+            expected, got = np.squeeze(shipped[name]), np.squeeze(own[name])
+            found = difference(f"`{name}`", expected, got) if expected.shape == got.shape else None
+            if found is not None:
+                return f"The first of your names that differs from the solution's is {found[1]}"
+    return ""

@@ -31,7 +31,6 @@ def swish_forward(x: Array) -> tuple[Array, SwishCache]:
 
     Shapes: x, y (any).
     Formula: y = x / (1 + e^-x).
-    Errors: none of its own.
     Source: Ramachandran et al. 2017; torch.nn.functional.silu.
     """
     xp = array_module(x)
@@ -47,7 +46,6 @@ def swish_backward(dy: Array, cache: SwishCache) -> Array:
 
     Shapes: dy, dx (as x).
     Formula: dx = dy gate (1 + x (1 - gate)).
-    Errors: none of its own.
     Source: torch.nn.functional.silu.
     """
     # The slope of the gate.

@@ -1,7 +1,16 @@
-"""Three hints for each diagnosed cause, from a question to nearly the answer."""
+"""Three hints for each diagnosed cause, from a question to nearly the answer; and which of them comes next.
+
+What the last check found is kept in a small file beside the student's, so that ``minires exercise hint`` knows what to
+hint at.
+"""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+from minires.exercises.process import Result
 from minires.exercises.table import Exercise
 
 Hints = tuple[str, str, str]
@@ -387,3 +396,56 @@ HINTS: dict[str, Hints] = {
 def hints_for(exercise: Exercise, code: str) -> Hints:
     """The three hints for a diagnosed cause; the exercise's own where there is none, or nothing is written yet."""
     return exercise.hints if code in ("forward-wrong", "unexplained") else HINTS.get(code, exercise.hints)
+
+
+# ---- which hint comes next
+
+MEMORY = ".minires_exercise.json"
+PASSED = "passed"  # the cause where nothing was wrong
+
+
+def read_memory(folder: Path) -> dict[str, Any]:
+    """What is remembered in a folder, by exercise and file; nothing where the file is missing or damaged."""
+    try:
+        known = json.loads((folder / MEMORY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def write_memory(folder: Path, known: dict[str, Any]) -> None:
+    """Remember; a folder that cannot be written to is no reason to stop."""
+    try:
+        (folder / MEMORY).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    except OSError:
+        pass
+
+
+def place_of(path: Path, exercise: str) -> tuple[Path, str]:
+    """The folder in which a file is remembered, and by what: one folder may hold several tries at an exercise."""
+    return path.resolve().parent, f"{exercise} in {path.name}"
+
+
+def remember(path: Path, result: Result) -> None:
+    """Keep the cause that was diagnosed last; with another cause the hints begin again."""
+    code = result.failure.code if result.failure else PASSED
+    folder, key = place_of(path, result.exercise)
+    known = read_memory(folder)
+    before = known.get(key)
+    if not isinstance(before, dict) or before.get("code") != code:
+        known[key] = {"code": code, "hints": 0}
+        write_memory(folder, known)
+
+
+def next_hint(path: Path, exercise: str) -> tuple[str, int]:
+    """The cause that was diagnosed last, and which hint comes next: 1, 2, 3, and 3 again."""
+    folder, key = place_of(path, exercise)
+    known = read_memory(folder)
+    entry = known.get(key)
+    if not isinstance(entry, dict):
+        entry = {}
+    code, given = str(entry.get("code", "")), entry.get("hints", 0)
+    number = max(1, min(given + 1 if isinstance(given, int) else 1, 3))
+    known[key] = {"code": code, "hints": number}
+    write_memory(folder, known)
+    return code, number

@@ -21,7 +21,6 @@ def accepts(forward: Callable, backward: Callable, inputs: tuple[Array, ...]) ->
     Shapes: inputs, float64 arrays; forward(*inputs) -> y, cache; backward(dy, cache) -> a gradient, or a tuple of one
         for each input.
     Formula: for each input x and each entry i, dx[i] = sum of dy (y(x + h e_i) - y(x - h e_i)) / (2 h), dy random.
-    Errors: none of its own.
     Source: Bengio 2012, section 4.
     """
     # An upstream gradient of ones would hide much: each entry needs its own value, of both signs.

@@ -27,12 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
     name = config.getoption("--exercise")
     if not name:
         return
-    from minires.exercises.course import load_course
-    from minires.exercises.table import find
+    from minires.exercises.table import find, load_course
 
-    course = config.getoption("--exercises-from")
     try:
-        find(name, load_course(course) if course else None)
+        find(name, load_course(config.getoption("--exercises-from")))
     except (OSError, ValueError) as error:
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         raise pytest.UsageError(f"--exercise: {where}{getattr(error, 'strerror', None) or error}") from None
@@ -66,27 +64,26 @@ class ExerciseFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         """The stages of the exercise."""
-        from minires.exercises.course import load_course
-        from minires.exercises.table import find, stage_names
+        from minires.exercises.table import find, load_course, stage_names
 
         if self.again:
             return
-        course = self.config.getoption("--exercises-from")
-        self.exercise = find(self.config.getoption("--exercise"), load_course(course) if course else None)
+        course = load_course(self.config.getoption("--exercises-from"))
+        self.exercise = find(self.config.getoption("--exercise"), course)
         for name in stage_names(self.exercise):
             yield StageItem.from_parent(self, name=name)
 
     def check(self) -> Any:
         """The result of the check, which is made once."""
         if self.result is None:
-            from minires.exercises import progress
+            from minires.exercises.hints import remember
             from minires.exercises.process import check
 
             limit = self.config.getoption("--exercise-time-limit")
             course = self.config.getoption("--exercises-from")
             shown = os.path.relpath(self.path, self.config.invocation_params.dir)
             self.result = check(self.exercise, str(self.path), limit, course)._replace(path=shown)
-            progress.remember(self.path, self.exercise.name, progress.cause_of(self.result))
+            remember(self.path, self.result)
         return self.result
 
 

@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minires.exercises import training
-from minires.exercises.compare import Failed, both, describe, difference
+from minires.exercises.compare import Failed, both, describe, difference, first_difference, watch
 from minires.exercises.mutants import candidates
 from minires.exercises.table import Exercise
 from minires.exercises.trials import Trial
-from minires.exercises.watch import first_difference, watch
 from minires.gradcheck import check_kernel
 
 

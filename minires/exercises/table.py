@@ -1,8 +1,14 @@
-"""The exercises, as one table: which shipped functions a student writes, and what they are tried on."""
+"""The exercises, as one table: which shipped functions a student writes, and what they are tried on.
+
+A course brings its own in a Python file with a list called EXERCISES.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from minires import kernels
@@ -10,7 +16,7 @@ from minires.engine.armour import lookup
 from minires.exercises import trials
 from minires.exercises.basic_block import basic_block_backward
 from minires.exercises.mutants import accepts
-from minires.exercises.sgd import sgd_step
+from minires.exercises.training import sgd_step
 from minires.exercises.trials import Trial
 
 
@@ -64,12 +70,40 @@ def add(*fields: Any, **more: Any) -> None:
     EXERCISES[exercise.name] = exercise
 
 
-def find(name: str, course: dict[str, Exercise] | None = None) -> Exercise:
+def find(name: str, course: dict[str, Exercise]) -> Exercise:
     """An exercise by name, of the table or of a course's own.
 
     Errors: ValueError for an unknown name, with the nearest one.
     """
-    return lookup({**EXERCISES, **(course or {})}, name, "exercise")
+    return lookup({**EXERCISES, **course}, name, "exercise")
+
+
+def load_course(file: str) -> dict[str, Exercise]:
+    """The exercises of a course's file, by name; none where no file is named.
+
+    Errors: FileNotFoundError where there is no such file; ValueError where it has no list of exercises.
+    """
+    if not file:
+        return {}
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(2, "there is no such file", file)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{file}: expected a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # inspect finds the solution's source by way of its module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{file}: {type(error).__name__}: {error}") from None
+    found = getattr(module, "EXERCISES", None)
+    if not isinstance(found, list) or not all(isinstance(one, Exercise) for one in found):
+        raise ValueError(f"{file}: expected a list called EXERCISES, of minires.exercises.table.Exercise")
+    for one in found:
+        if not isinstance(one.hints, (tuple, list)) or len(one.hints) != 3:
+            raise ValueError(f"{file}: {one.name}: expected three hints, in a tuple")
+    return {one.name: one for one in found}
 
 
 add(

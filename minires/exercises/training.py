@@ -1,7 +1,9 @@
-"""Twenty steps of training, through every kernel that an exercise may replace.
+"""Twenty steps of training, through every function that an exercise may replace.
 
 A small residual network on the digits: a stem with a learned shift (an addition that broadcasts), max pooling, a
-BasicBlock whose last batch norm is in evaluation mode, the block that is composed by hand, a global average, and SGD.
+BasicBlock whose last batch norm is in evaluation mode, the block that is composed by hand, a global average, and a step
+of SGD on plain arrays. That step is an exercise too, and this is the only copy; ``minires.optim.SGD`` does the same in
+place, with more options, and a test holds the two together.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import numpy as np
 
 from minires.data import digits
 from minires.engine.tensor import Tensor, apply
-from minires.exercises import basic_block, sgd
+from minires.exercises import basic_block
+from minires.kernels.backend import Array
 from minires.models.blocks import BasicBlock, BlockOptions
 from minires.nn import BatchNorm2d, Conv2d, Linear, Module, Parameter
 from minires.nn import functional as F
@@ -56,6 +59,26 @@ class SmallNet(Module):
         return self.fc(F.adaptive_avg_pool2d(out, 1).flatten(1))
 
 
+def sgd_step(
+    p: Array, grad: Array, v: Array, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov=False
+) -> tuple[Array, Array]:
+    """One step of stochastic gradient descent with momentum.
+
+    Shapes: p, grad, v (all the same) -> p, v after the step: new arrays. v is 0 before the first step.
+    Formula: g = grad + weight_decay p; v = momentum v + g; p = p - lr v, or with nesterov p - lr (g + momentum v).
+    Source: torch.optim.SGD; Sutskever et al. 2013.
+    """
+    # Weight decay: a pull towards 0, as if |p|^2 weight_decay / 2 were part of the loss.
+    g = grad + weight_decay * p
+    # The velocity: all gradients so far, older ones less.
+    v = momentum * v + g
+    # The direction: with nesterov, where the velocity will lead next.
+    direction = g + momentum * v if nesterov else v
+    # Downhill.
+    p = p - lr * direction
+    return p, v
+
+
 def losses() -> list[float]:
     """The loss before each of twenty steps, in float64, with whatever kernels are installed."""
     data = digits().train
@@ -73,7 +96,7 @@ def losses() -> list[float]:
             p.grad = None
         loss.backward()
         for i, p in enumerate(parameters):
-            p.array, velocities[i] = sgd.sgd_step(
+            p.array, velocities[i] = sgd_step(
                 p.array, p.grad.array, velocities[i], lr=0.05, momentum=0.9, weight_decay=1e-3, nesterov=True
             )
     return found

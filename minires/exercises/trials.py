@@ -1,20 +1,23 @@
-"""What each exercise's functions are tried on: small arrays of sizes that are all different, and options.
+"""What each exercise's functions are tried on, and what their forwards should give.
 
-The first trial of a kernel is checked numerically; the others are compared with the shipped kernel. All arrays are
-float64, drawn once and for all.
+The trials: small arrays of sizes that are all different, and options. The first trial of a kernel is checked
+numerically; the others are compared with the shipped kernel. All arrays are float64, drawn once and for all.
+
+The definitions: one number at a time, loops over indices, as the formulas are written. These are references, not
+solutions: they are slow, and none of them knows a shortcut or a backward. gradcheck has those of the other kernels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minires import kernels
-from minires.exercises import basic_block as block
-from minires.exercises import definitions
-from minires.exercises.sgd import sgd_step
+from minires.exercises.basic_block import basic_block_backward, basic_block_forward
+from minires.exercises.training import sgd_step
 from minires.gradcheck import definitions as loops
 from minires.kernels.backend import Array
 
@@ -45,13 +48,13 @@ def draw(*shape: int, seed: int = 0) -> Array:
 
 def add_broadcast() -> list[Trial]:
     """Axes of size 1, and axes that are missing."""
-    pair = (kernels.add_forward, kernels.add_backward, definitions.add, ("a", "b"))
+    pair = (kernels.add_forward, kernels.add_backward, add_loops, ("a", "b"))
     shape = {"shape": (4, 1)}
     return [
         Trial(
             kernels.unbroadcast,
             None,
-            definitions.unbroadcast,
+            unbroadcast_loops,
             ("dy",),
             (draw(3, 4, 5),),
             shape,
@@ -81,7 +84,7 @@ def linear() -> list[Trial]:
 
 def softmax_cross_entropy() -> list[Trial]:
     """The plain loss, logits that overflow, smoothing, a label to ignore, one loss a row."""
-    softmax = (kernels.log_softmax_forward, kernels.log_softmax_backward, definitions.log_softmax, ("x",))
+    softmax = (kernels.log_softmax_forward, kernels.log_softmax_backward, log_softmax_loops, ("x",))
     pair = (kernels.cross_entropy_forward, kernels.cross_entropy_backward, loops.cross_entropy_loops)
     names = ("logits", "labels")
     logits, labels = 2 * draw(4, 6), np.array([2, 0, 5, 2])
@@ -100,7 +103,7 @@ def softmax_cross_entropy() -> list[Trial]:
 def im2col() -> list[Trial]:
     """im2col by itself, then both functions at work in the textbook's convolution."""
     x = draw(2, 3, 6, 5)
-    columns = (kernels.im2col, None, definitions.im2col, ("x",), (x,))
+    columns = (kernels.im2col, None, im2col_loops, ("x",), (x,))
     options = {"kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 0)}
     spread = {"kernel_size": 2, "padding": 1, "dilation": (2, 1)}
     return [
@@ -155,7 +158,7 @@ def batch_norm_inference() -> list[Trial]:
     pair = (
         kernels.batch_norm_inference_forward,
         kernels.batch_norm_inference_backward,
-        definitions.batch_norm_inference,
+        batch_norm_inference_loops,
     )
     x = 3 * draw(2, 3, 4, 5) + 2
     statistics = {"mean": draw(3, seed=2), "var": draw(3, seed=3) ** 2 + 0.5}
@@ -168,8 +171,8 @@ def batch_norm_inference() -> list[Trial]:
 
 def residual_add() -> list[Trial]:
     """The addition; option A with odd and with even numbers of new channels, and where it is the identity."""
-    addition = (kernels.residual_add_forward, kernels.residual_add_backward, definitions.residual_add)
-    option = (kernels.shortcut_a_forward, kernels.shortcut_a_backward, definitions.shortcut_a, ("x",))
+    addition = (kernels.residual_add_forward, kernels.residual_add_backward, residual_add_loops)
+    option = (kernels.shortcut_a_forward, kernels.shortcut_a_backward, shortcut_a_loops, ("x",))
     return [
         Trial(*addition, ("x", "branch"), (draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1))),
         Trial(*option, (draw(2, 3, 5, 6),), {"out_channels": 8, "stride": 2}),
@@ -181,7 +184,7 @@ def residual_add() -> list[Trial]:
 def basic_block() -> list[Trial]:
     """With stride 2 and more channels, and with the identity as its shortcut."""
     names = ("x", "w1", "gamma1", "beta1", "w2", "gamma2", "beta2")
-    pair = (block.basic_block_forward, block.basic_block_backward, None, names)
+    pair = (basic_block_forward, basic_block_backward, None, names)
     wider = (draw(3, 2, 5, 4), draw(4, 2, 3, 3), *block_vectors(4)[:2], draw(4, 4, 3, 3), *block_vectors(4)[2:])
     same = (draw(2, 3, 4, 5), draw(3, 3, 3, 3), *block_vectors(3)[:2], draw(3, 3, 3, 3, seed=1), *block_vectors(3)[2:])
     return [Trial(*pair, wider, {"stride": 2}), Trial(*pair, same)]
@@ -202,5 +205,101 @@ def sgd() -> list[Trial]:
         {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.05},
         {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.05, "nesterov": True},
     ]
-    given = (sgd_step, None, definitions.sgd, names, (p, grad, v))
+    given = (sgd_step, None, sgd_loops, names, (p, grad, v))
     return [Trial(*given, choice, plain=True, results=results) for choice in options]
+
+
+# ---- the definitions
+
+
+def add_loops(a: Array, b: Array) -> Array:
+    """y[i] = a[i] + b[i], where an axis of size 1, or a missing one, counts for every index."""
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    y = np.zeros(shape)
+    for i in np.ndindex(*shape):
+        y[i] = a[broadcast_index(i, a.shape)] + b[broadcast_index(i, b.shape)]
+    return y
+
+
+def broadcast_index(i: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The index into an array of this shape that index i of the broadcast result means."""
+    last = i[len(i) - len(shape) :]
+    return tuple(0 if size == 1 else place for place, size in zip(last, shape, strict=True))
+
+
+def unbroadcast_loops(dy: Array, shape: tuple[int, ...]) -> Array:
+    """total[j] = sum of dy over all indices that meant j."""
+    total = np.zeros(shape)
+    for i in np.ndindex(*dy.shape):
+        total[broadcast_index(i, shape)] += dy[i]
+    return total
+
+
+def log_softmax_loops(x: Array, *, axis: int = -1) -> Array:
+    """y = x - log(sum of e^x), for each row along the axis; the largest logit is taken out of the sum first."""
+    rows = np.moveaxis(x, axis, -1)
+    y = np.zeros(rows.shape)
+    for i in np.ndindex(*rows.shape[:-1]):
+        largest = max(rows[i])
+        total = 0.0
+        for logit in rows[i]:
+            total += math.exp(logit - largest)
+        for c in range(rows.shape[-1]):
+            y[(*i, c)] = rows[(*i, c)] - largest - math.log(total)
+    return np.moveaxis(y, -1, axis)
+
+
+def im2col_loops(x: Array, kernel_size: Any, *, stride: Any = 1, padding: Any = 0, dilation: Any = 1) -> Array:
+    """cols[(n, oh, ow), (c, kh, kw)] = padded x[n, c, oh SH + kh DH - PH, ow SW + kw DW - PW]."""
+    N, C, H, W = x.shape
+    KH, KW, SH, SW, PH, PW, DH, DW, OH, OW = loops.window_sizes(x.shape, kernel_size, stride, padding, dilation)
+    cols = np.zeros((N * OH * OW, C * KH * KW))
+    for n, oh, ow, c, kh, kw in np.ndindex(N, OH, OW, C, KH, KW):
+        h, w = oh * SH + kh * DH - PH, ow * SW + kw * DW - PW
+        if 0 <= h < H and 0 <= w < W:
+            cols[(n * OH + oh) * OW + ow, (c * KH + kh) * KW + kw] = x[n, c, h, w]
+    return cols
+
+
+def batch_norm_inference_loops(
+    x: Array, gamma: Array | None = None, beta: Array | None = None, *, mean: Array, var: Array, eps: float = 1e-5
+) -> Array:
+    """y[n, c, ..] = gamma[c] (x[n, c, ..] - mean[c]) / sqrt(var[c] + eps) + beta[c]."""
+    y = np.zeros(x.shape)
+    for i in np.ndindex(*x.shape):
+        c = i[1]
+        x_hat = (x[i] - mean[c]) / math.sqrt(var[c] + eps)
+        y[i] = (1.0 if gamma is None else gamma[c]) * x_hat + (0.0 if beta is None else beta[c])
+    return y
+
+
+def residual_add_loops(x: Array, branch: Array, *, inplace: bool = False) -> Array:
+    """y[i] = branch[i] + x[i]."""
+    y = np.zeros(x.shape)
+    for i in np.ndindex(*x.shape):
+        y[i] = branch[i] + x[i]
+    return y
+
+
+def shortcut_a_loops(x: Array, *, out_channels: int, stride: Any = 1) -> Array:
+    """y[n, before + c, i, j] = x[n, c, i SH, j SW], and 0 in the channels before and after."""
+    N, C, H, W = x.shape
+    SH, SW = stride if isinstance(stride, tuple) else (stride, stride)
+    before = (out_channels - C) // 2
+    y = np.zeros((N, out_channels, -(-H // SH), -(-W // SW)))
+    for n, o, i, j in np.ndindex(*y.shape):
+        if before <= o < before + C:
+            y[n, o, i, j] = x[n, o - before, i * SH, j * SW]
+    return y
+
+
+def sgd_loops(
+    p: Array, grad: Array, v: Array, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov=False
+) -> tuple[Array, Array]:
+    """The formula, weight by weight."""
+    new_p, new_v = np.zeros(p.shape), np.zeros(p.shape)
+    for i in np.ndindex(*p.shape):
+        g = grad[i] + weight_decay * p[i]
+        new_v[i] = momentum * v[i] + g
+        new_p[i] = p[i] - lr * (g + momentum * new_v[i] if nesterov else new_v[i])
+    return new_p, new_v
