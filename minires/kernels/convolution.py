@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from minires.kernels.backend import Array, array_module
-from minires.kernels.shapes import Conv2dSize, WindowSize, conv2d_size, im2col_size
+from minires.kernels.shapes import Conv2dSize, conv2d_size, im2col_size
 
 # ---- The definition ----------------------------------------------------------------------------------------------
 
@@ -54,12 +54,8 @@ def im2col(x: Array, kernel_size, *, stride=1, padding=0, dilation=1) -> Array:
     Errors: ValueError where the kernel is larger than the padded input.
     Source: Chellapilla et al. 2006; torch.nn.functional.unfold (which orders its axes N, C*KH*KW, OH*OW).
     """
-    return windows_as_rows(x, im2col_size(x.shape, x, kernel_size, stride, padding, dilation, "im2col"))
-
-
-def windows_as_rows(x: Array, size: WindowSize) -> Array:
-    """im2col with sizes that are known. Shapes: x (N, C, H, W) -> cols (N*OH*OW, C*KH*KW)."""
     xp = array_module(x)
+    size = im2col_size(x, x.shape, kernel_size, stride, padding, dilation)
     N, C, H, W, KH, KW, SH, SW, PH, PW, DH, DW, OH, OW = size
     x_padded = xp.zeros((N, C, H + 2 * PH, W + 2 * PW), x.dtype)  # (N, C, H + 2 PH, W + 2 PW)
     x_padded[:, :, PH : PH + H, PW : PW + W] = x
@@ -78,12 +74,8 @@ def col2im(cols: Array, x_shape: tuple[int, int, int, int], kernel_size, *, stri
     Errors: ValueError where cols does not have the shape that im2col gives for x_shape.
     Source: Chellapilla et al. 2006; torch.nn.functional.fold.
     """
-    return rows_to_windows(cols, im2col_size(x_shape, cols, kernel_size, stride, padding, dilation, "col2im"))
-
-
-def rows_to_windows(cols: Array, size: WindowSize) -> Array:
-    """col2im with sizes that are known. Shapes: cols (N*OH*OW, C*KH*KW) -> x (N, C, H, W)."""
     xp = array_module(cols)
+    size = im2col_size(cols, x_shape, kernel_size, stride, padding, dilation)
     N, C, H, W, KH, KW, SH, SW, PH, PW, DH, DW, OH, OW = size
     windows = cols.reshape(N, OH, OW, C, KH, KW).transpose(0, 3, 1, 4, 2, 5)  # (N, C, OH, KH, OW, KW)
     rows = xp.zeros((N, C, OH, KH, W + 2 * PW), cols.dtype)
@@ -118,8 +110,8 @@ def conv2d_forward(
     Source: Chellapilla et al. 2006; torch.nn.functional.conv2d.
     """
     size = conv2d_size(x, w, b, stride, padding, dilation, groups)
-    N, O, G, OH, OW = size.N, size.O, size.G, size.OH, size.OW
-    cols = windows_as_rows(x, size.windows())  # (N*OH*OW, C*KH*KW)
+    N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
+    cols = im2col(x, (KH, KW), stride=(SH, SW), padding=(PH, PW), dilation=(DH, DW))  # (N*OH*OW, C*KH*KW)
     cols = cols.reshape(N * OH * OW, G, -1).transpose(1, 0, 2)  # (G, N*OH*OW, C/G*KH*KW)
     w_matrix = w.reshape(G, O // G, -1)  # (G, O/G, C/G*KH*KW)
     y = cols @ w_matrix.transpose(0, 2, 1)  # (G, N*OH*OW, O/G)
@@ -136,11 +128,11 @@ def conv2d_backward(dy: Array, cache: Conv2dCache) -> tuple[Array, Array, Array 
     Formula: dw = dy.T @ cols, dx = col2im(dy @ w), db = sum of dy.
     """
     cols, w, size, has_bias = cache
-    N, O, G, OH, OW = size.N, size.O, size.G, size.OH, size.OW
+    N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
     dy = dy.transpose(0, 2, 3, 1).reshape(N * OH * OW, G, O // G).transpose(1, 0, 2)  # (G, N*OH*OW, O/G)
     db = dy.sum(axis=1).reshape(O) if has_bias else None  # (O,)
     dw = (dy.transpose(0, 2, 1) @ cols).reshape(w.shape)  # (O, C/G, KH, KW)
     dcols = dy @ w.reshape(G, O // G, -1)  # (G, N*OH*OW, C/G*KH*KW)
     dcols = dcols.transpose(1, 0, 2).reshape(N * OH * OW, -1)  # (N*OH*OW, C*KH*KW)
-    dx = rows_to_windows(dcols, size.windows())  # (N, C, H, W)
+    dx = col2im(dcols, (N, C, H, W), (KH, KW), stride=(SH, SW), padding=(PH, PW), dilation=(DH, DW))  # (N, C, H, W)
     return dx, dw, db

@@ -130,19 +130,13 @@ class Conv2dSize(NamedTuple):
     OH: int
     OW: int
 
-    def windows(self) -> WindowSize:
-        """Those of its windows."""
-        N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = self
-        return WindowSize(N, C, H, W, KH, KW, SH, SW, PH, PW, DH, DW, OH, OW)
 
-
-def im2col_size(
-    x_shape: tuple[int, int, int, int], array: Array, kernel_size, stride, padding, dilation, operation: str
-) -> WindowSize:
-    """Check the arguments of im2col (whose array is x) or col2im (whose array is cols) and name all sizes.
+def im2col_size(array: Array, x_shape: tuple[int, int, int, int], kernel_size, stride, padding, dilation) -> WindowSize:
+    """Check the arguments of im2col, whose array is x, or of col2im, whose array is cols, and name all sizes.
 
     Errors: ValueError or TypeError that names the argument, what was expected and what came.
     """
+    operation = "col2im" if array.ndim == 2 else "im2col"
     if operation == "im2col":
         check_images(array, operation)
     N, C, H, W = x_shape
@@ -153,9 +147,8 @@ def im2col_size(
     OH = window_output_size(H, KH, SH, PH, DH)
     OW = window_output_size(W, KW, SW, PW, DW)
     if OH < 1 or OW < 1:
-        raise ValueError(
-            f"{operation}: kernel_size {(KH, KW)} does not fit the padded input {(H + 2 * PH, W + 2 * PW)}"
-        )
+        padded = (H + 2 * PH, W + 2 * PW)
+        raise ValueError(f"{operation}: kernel_size {(KH, KW)} does not fit the padded input {padded}")
     if operation == "col2im" and array.shape != (N * OH * OW, C * KH * KW):
         raise ValueError(f"col2im: cols must have shape {(N * OH * OW, C * KH * KW)}, got {array.shape}")
     return WindowSize(N, C, H, W, KH, KW, SH, SW, PH, PW, DH, DW, OH, OW)
