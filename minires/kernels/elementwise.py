@@ -37,7 +37,7 @@ class ConvertCache(NamedTuple):
 
 
 def negative_forward(x: Array) -> tuple[Array, None]:
-    """y = -x. Source: torch.neg."""
+    """y = -x, element by element. Source: torch.neg."""
     return -x, None
 
 
@@ -47,7 +47,7 @@ def negative_backward(dy: Array, cache: None) -> Array:
 
 
 def exp_forward(x: Array) -> tuple[Array, OutputCache]:
-    """y = e^x; a large x gives inf. Source: torch.exp."""
+    """y = e^x, element by element; a large x gives inf. Source: torch.exp."""
     xp = array_module(x)
     y = xp.exp(x)
     return y, OutputCache(y)
@@ -59,7 +59,7 @@ def exp_backward(dy: Array, cache: OutputCache) -> Array:
 
 
 def log_forward(x: Array) -> tuple[Array, InputCache]:
-    """y = log(x), the natural logarithm; 0 gives -inf and a negative x NaN. Source: torch.log."""
+    """y = log(x), the natural one, element by element; 0 gives -inf and a negative x NaN. Source: torch.log."""
     xp = array_module(x)
     y = xp.log(x)
     return y, InputCache(x)
@@ -71,7 +71,7 @@ def log_backward(dy: Array, cache: InputCache) -> Array:
 
 
 def sqrt_forward(x: Array) -> tuple[Array, OutputCache]:
-    """y = sqrt(x); a negative x gives NaN. Source: torch.sqrt."""
+    """y = sqrt(x), element by element; a negative x gives NaN. Source: torch.sqrt."""
     xp = array_module(x)
     y = xp.sqrt(x)
     return y, OutputCache(y)
@@ -83,7 +83,7 @@ def sqrt_backward(dy: Array, cache: OutputCache) -> Array:
 
 
 def absolute_forward(x: Array) -> tuple[Array, InputCache]:
-    """y = |x|. Source: torch.abs."""
+    """y = |x|, element by element. Source: torch.abs."""
     return abs(x), InputCache(x)
 
 
@@ -94,7 +94,7 @@ def absolute_backward(dy: Array, cache: InputCache) -> Array:
 
 
 def clip_forward(x: Array, *, low: float | None = None, high: float | None = None) -> tuple[Array, ClipCache]:
-    """y = min(max(x, low), high); None means no bound on that side. Source: torch.clamp.
+    """y = min(max(x, low), high), element by element; None means no bound on that side. Source: torch.clamp.
 
     Errors: ValueError where both bounds are None, or for one that x's integer dtype does not have.
     """
@@ -120,7 +120,7 @@ def clip_backward(dy: Array, cache: ClipCache) -> Array:
 
 
 def dropout_forward(x: Array, *, p: float, generator: np.random.Generator) -> tuple[Array, DropoutCache]:
-    """y = x mask: each entry is dropped with probability p and the others are scaled up, so that the mean stays.
+    """y = x mask, element by element: drops each with probability p and scales the others up, so that the mean stays.
 
     Formula: mask = 0 with probability p, 1 / (1 - p) otherwise. Drawn on the host: every device drops the same entries.
     Errors: ValueError for a p outside 0 <= p <= 1.
@@ -143,6 +143,7 @@ def dropout_backward(dy: Array, cache: DropoutCache) -> Array:
 def convert_forward(x: Array, *, dtype=None, device: str | None = None) -> tuple[Array, ConvertCache]:
     """y = x with another dtype, on another device, or both. Source: torch.Tensor.to.
 
+    Shapes: x, y (any).
     Errors: RuntimeError or ValueError for a device that is not there.
     """
     y = x

@@ -87,7 +87,7 @@ def cross_entropy_forward(
     N, C = logits.shape
     s = float(label_smoothing)
     counted = labels != ignore_index  # (N,)
-    in_range = (labels >= 0) & (labels < C)  # (N,), at least where counted; on a GPU the check could not look
+    in_range = (labels >= 0) & (labels < C)  # (N,): what counts is, where the check above could look
     labels_or_0 = xp.where(counted & in_range, labels, 0)  # (N,)
     log_p, _ = log_softmax_forward(logits, axis=1)  # (N, C)
     losses = -log_p[xp.arange(N), labels_or_0]  # (N,)
@@ -97,9 +97,8 @@ def cross_entropy_forward(
     weight = xp.where(counted & ~in_range, xp.nan, counted).astype(logits.dtype)  # (N,)
     if reduction == "mean":
         weight = weight / xp.maximum(weight.sum(), 1)
-    y = xp.where(counted, losses, 0) * weight  # (N,)
-    if reduction != "none":
-        y = y.sum()  # ()
+    weighted = xp.where(counted, losses, 0) * weight  # (N,)
+    y = weighted if reduction == "none" else weighted.sum()  # (N,) or ()
     if reduction == "mean":
         y = xp.where(counted.any(), y, xp.nan).astype(logits.dtype)
     return y, CrossEntropyCache(log_p, labels_or_0, weight, s, reduction)

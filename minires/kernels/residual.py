@@ -53,7 +53,7 @@ def shortcut_a_forward(x: Array, *, out_channels: int, stride=1) -> tuple[Array,
 
 
 def shortcut_a_backward(dy: Array, cache: ShortcutACache) -> Array:
-    """dx[:, c, i SH, j SW] = dy[:, before + c, i, j], 0 elsewhere. Source: the transpose of a copy."""
+    """dx[:, c, i SH, j SW] = dy[:, before + c, i, j], 0 elsewhere: a copy, transposed; dx (N, C, H, W) as x."""
     xp = array_module(dy)
     N, C, H, W = cache.x_shape
     SH, SW = cache.stride
