@@ -42,9 +42,9 @@ MISTAKES = {
             "[ce-no-onehot]",
         ),
         ([("dlogits *= (dy * cache.weight)[:, None]", "dlogits *= dy")], "gradient", "[scale-by-N]"),
-        ([("losses = -chosen", "losses = chosen")], "forward", "y: expected"),
+        ([("losses = -log_p[", "losses = log_p[")], "forward", "y: expected"),
         ([("shifted = x - x.max(axis=axis, keepdims=True)", "shifted = x")], "forward", "y: expected"),
-        ([("xp.where(counted & ~wrong, labels, 0)", "labels")], "forward", "IndexError"),
+        ([("xp.where(counted & in_range, labels, 0)", "labels")], "forward", "IndexError"),
     ],
     "im2col": [
         ([("+= windows[:, :, kh, kw]", "= windows[:, :, kh, kw]")], "gradient", "[col2im-overlap]"),

@@ -126,7 +126,6 @@ def residual_forward(x: np.ndarray, w1: np.ndarray, w2: np.ndarray) -> tuple[np.
 
     Shapes: x (N, D), w1 (D, M), w2 (M, D) -> y (N, D).
     Formula: y = relu(x + F(x)), F(x) = relu(x w1) w2.
-    Errors: none of its own.
     Source: He et al. 2015, equation 1.
     """
     h = x @ w1  # (N, M)
@@ -140,7 +139,6 @@ def residual_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, np.ndar
 
     Shapes: dy (N, D) -> dx (N, D), dw1 (D, M), dw2 (M, D).
     Formula: ds = dy (s > 0) goes both ways: dx = ds + (ds w2.T (h > 0)) w1.T.
-    Errors: none of its own.
     Source: the chain rule.
     """
     x, w1, w2, h, a, s = cache
@@ -151,45 +149,23 @@ def residual_backward(dy: np.ndarray, cache: tuple) -> tuple[np.ndarray, np.ndar
     return ds + dh @ w1.T, dw1, dw2
 
 
+def kernel(name: str, inputs: str, definition: Callable, cases: Callable) -> Kind:
+    """The kind of a kernel pair, which is found by its name."""
+    forward, backward = getattr(kernels, f"{name}_forward"), getattr(kernels, f"{name}_backward")
+    return Kind(tuple(inputs.split()), forward, backward, definition, cases)
+
+
 KINDS = {
-    "conv2d": Kind(
-        ("x", "w", "b"), kernels.conv2d_forward, kernels.conv2d_backward, kernels.conv2d_loops, conv2d_cases
-    ),
-    "batch_norm": Kind(
-        ("x", "gamma", "beta"),
-        kernels.batch_norm_forward,
-        kernels.batch_norm_backward,
-        definitions.batch_norm_loops,
-        batch_norm_cases,
-    ),
-    "relu": Kind(("x",), kernels.relu_forward, kernels.relu_backward, definitions.relu_loops, relu_cases),
-    "max_pool2d": Kind(
-        ("x",), kernels.max_pool2d_forward, kernels.max_pool2d_backward, definitions.max_pool2d_loops, max_pool2d_cases
-    ),
-    "avg_pool2d": Kind(
-        ("x",), kernels.avg_pool2d_forward, kernels.avg_pool2d_backward, definitions.avg_pool2d_loops, avg_pool2d_cases
-    ),
-    "global_avg_pool": Kind(
-        ("x",),
-        kernels.global_avg_pool_forward,
-        kernels.global_avg_pool_backward,
-        definitions.global_avg_pool_loops,
-        global_avg_pool_cases,
-    ),
-    "linear": Kind(
-        ("x", "w", "b"), kernels.linear_forward, kernels.linear_backward, definitions.linear_loops, linear_cases
-    ),
+    "conv2d": kernel("conv2d", "x w b", kernels.conv2d_loops, conv2d_cases),
+    "batch_norm": kernel("batch_norm", "x gamma beta", definitions.batch_norm_loops, batch_norm_cases),
+    "relu": kernel("relu", "x", definitions.relu_loops, relu_cases),
+    "max_pool2d": kernel("max_pool2d", "x", definitions.max_pool2d_loops, max_pool2d_cases),
+    "avg_pool2d": kernel("avg_pool2d", "x", definitions.avg_pool2d_loops, avg_pool2d_cases),
+    "global_avg_pool": kernel("global_avg_pool", "x", definitions.global_avg_pool_loops, global_avg_pool_cases),
+    "linear": kernel("linear", "x w b", definitions.linear_loops, linear_cases),
     "residual": Kind(
         ("x", "w1", "w2"), residual_forward, residual_backward, definitions.residual_loops, residual_cases
     ),
-    "cross_entropy": Kind(
-        ("logits", "labels"),
-        kernels.cross_entropy_forward,
-        kernels.cross_entropy_backward,
-        definitions.cross_entropy_loops,
-        cross_entropy_cases,
-    ),
-    "softmax": Kind(
-        ("x",), kernels.softmax_forward, kernels.softmax_backward, definitions.softmax_loops, softmax_cases
-    ),
+    "cross_entropy": kernel("cross_entropy", "logits labels", definitions.cross_entropy_loops, cross_entropy_cases),
+    "softmax": kernel("softmax", "x", definitions.softmax_loops, softmax_cases),
 }

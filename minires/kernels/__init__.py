@@ -1,38 +1,14 @@
 """The mathematics: pure functions on NumPy or CuPy arrays, each forward beside its backward.
 
 ``forward(*arrays, **options) -> y, cache`` and ``backward(dy, cache) -> a gradient, or a tuple of them``: one for each
-array that came in, None where there is none. No kernel writes to its arguments, and none knows the engine.
+array that came in and of its shape, None where there is none. No kernel writes to its arguments, and none knows the
+engine. Each module ends with the list of what it offers.
 """
+# ruff: noqa: F403
 
-from minires.kernels.activation import (
-    relu_backward,
-    relu_forward,
-    sigmoid_backward,
-    sigmoid_forward,
-    tanh_backward,
-    tanh_forward,
-)
-from minires.kernels.arithmetic import (
-    add_backward,
-    add_forward,
-    divide_backward,
-    divide_forward,
-    maximum_backward,
-    maximum_forward,
-    minimum_backward,
-    minimum_forward,
-    multiply_backward,
-    multiply_forward,
-    power_backward,
-    power_forward,
-    power_scalar_backward,
-    power_scalar_forward,
-    subtract_backward,
-    subtract_forward,
-    unbroadcast,
-    where_backward,
-    where_forward,
-)
+from minires.kernels import activation, arithmetic, elementwise, linear, loss, reduction, residual, shape
+from minires.kernels.activation import *
+from minires.kernels.arithmetic import *
 from minires.kernels.average_pooling import (
     adaptive_avg_pool2d_backward,
     adaptive_avg_pool2d_forward,
@@ -45,197 +21,34 @@ from minires.kernels.batch_norm import (
     batch_norm_inference_backward,
     batch_norm_inference_forward,
 )
-from minires.kernels.convolution import (
-    col2im,
-    conv2d_backward,
-    conv2d_forward,
-    conv2d_loops,
-    im2col,
-)
-from minires.kernels.dropout import (
-    dropout_backward,
-    dropout_forward,
-)
-from minires.kernels.elementwise import (
-    absolute_backward,
-    absolute_forward,
-    clip_backward,
-    clip_forward,
-    convert_backward,
-    convert_forward,
-    exp_backward,
-    exp_forward,
-    log_backward,
-    log_forward,
-    negative_backward,
-    negative_forward,
-    sqrt_backward,
-    sqrt_forward,
-)
-from minires.kernels.fast.batch_norm import (
-    sync_batch_norm_backward,
-    sync_batch_norm_forward,
-)
-from minires.kernels.linear import (
-    linear_backward,
-    linear_forward,
-    matmul_backward,
-    matmul_forward,
-)
-from minires.kernels.loss import (
-    cross_entropy_backward,
-    cross_entropy_forward,
-    log_softmax_backward,
-    log_softmax_forward,
-    softmax_backward,
-    softmax_forward,
-)
+from minires.kernels.convolution import col2im, conv2d_backward, conv2d_forward, conv2d_loops, im2col
+from minires.kernels.elementwise import *
+from minires.kernels.fast.batch_norm import sync_batch_norm_backward, sync_batch_norm_forward
+from minires.kernels.linear import *
+from minires.kernels.loss import *
 from minires.kernels.pooling import (
     global_avg_pool_backward,
     global_avg_pool_forward,
     max_pool2d_backward,
     max_pool2d_forward,
 )
-from minires.kernels.reduction import (
-    amax_backward,
-    amax_forward,
-    amin_backward,
-    amin_forward,
-    mean_backward,
-    mean_forward,
-    select_backward,
-    select_forward,
-    sum_backward,
-    sum_forward,
-    var_backward,
-    var_forward,
-)
-from minires.kernels.residual import (
-    residual_add_backward,
-    residual_add_forward,
-    shortcut_a_backward,
-    shortcut_a_forward,
-)
-from minires.kernels.shape import (
-    concatenate_backward,
-    concatenate_forward,
-    expand_backward,
-    expand_forward,
-    pad_backward,
-    pad_forward,
-    permute_backward,
-    permute_forward,
-    reshape_backward,
-    reshape_forward,
-    slice_backward,
-    slice_forward,
-    stack_backward,
-    stack_forward,
-)
+from minires.kernels.reduction import *
+from minires.kernels.residual import *
+from minires.kernels.shape import *
 
 conv2d_im2col_forward, conv2d_im2col_backward = conv2d_forward, conv2d_backward  # an older name of the textbook's
 
-__all__ = [
-    "absolute_backward",
-    "absolute_forward",
-    "adaptive_avg_pool2d_backward",
-    "adaptive_avg_pool2d_forward",
-    "add_backward",
-    "add_forward",
-    "amax_backward",
-    "amax_forward",
-    "amin_backward",
-    "amin_forward",
-    "avg_pool2d_backward",
-    "avg_pool2d_forward",
-    "batch_norm_backward",
-    "batch_norm_forward",
-    "batch_norm_inference_backward",
-    "batch_norm_inference_forward",
-    "clip_backward",
-    "clip_forward",
-    "col2im",
-    "concatenate_backward",
-    "concatenate_forward",
-    "conv2d_backward",
-    "conv2d_forward",
-    "conv2d_im2col_backward",
-    "conv2d_im2col_forward",
-    "conv2d_loops",
-    "convert_backward",
-    "convert_forward",
-    "cross_entropy_backward",
-    "cross_entropy_forward",
-    "divide_backward",
-    "divide_forward",
-    "dropout_backward",
-    "dropout_forward",
-    "exp_backward",
-    "exp_forward",
-    "expand_backward",
-    "expand_forward",
-    "global_avg_pool_backward",
-    "global_avg_pool_forward",
-    "im2col",
-    "linear_backward",
-    "linear_forward",
-    "log_backward",
-    "log_forward",
-    "log_softmax_backward",
-    "log_softmax_forward",
-    "matmul_backward",
-    "matmul_forward",
-    "max_pool2d_backward",
-    "max_pool2d_forward",
-    "maximum_backward",
-    "maximum_forward",
-    "mean_backward",
-    "mean_forward",
-    "minimum_backward",
-    "minimum_forward",
-    "multiply_backward",
-    "multiply_forward",
-    "negative_backward",
-    "negative_forward",
-    "pad_backward",
-    "pad_forward",
-    "permute_backward",
-    "permute_forward",
-    "power_backward",
-    "power_scalar_backward",
-    "power_scalar_forward",
-    "power_forward",
-    "relu_backward",
-    "relu_forward",
-    "reshape_backward",
-    "reshape_forward",
-    "residual_add_backward",
-    "residual_add_forward",
-    "select_backward",
-    "select_forward",
-    "shortcut_a_backward",
-    "shortcut_a_forward",
-    "sigmoid_backward",
-    "sigmoid_forward",
-    "slice_backward",
-    "slice_forward",
-    "softmax_backward",
-    "softmax_forward",
-    "sqrt_backward",
-    "sqrt_forward",
-    "stack_backward",
-    "stack_forward",
-    "subtract_backward",
-    "subtract_forward",
-    "sum_backward",
-    "sum_forward",
-    "sync_batch_norm_backward",
-    "sync_batch_norm_forward",
-    "tanh_backward",
-    "tanh_forward",
-    "unbroadcast",
-    "var_backward",
-    "var_forward",
-    "where_backward",
-    "where_forward",
-]
+__all__ = ["batch_norm_backward", "batch_norm_forward", "batch_norm_inference_backward", "batch_norm_inference_forward"]
+__all__ += ["col2im", "conv2d_backward", "conv2d_forward", "conv2d_im2col_backward", "conv2d_im2col_forward"]
+__all__ += ["conv2d_loops", "im2col"]
+__all__ += ["adaptive_avg_pool2d_backward", "adaptive_avg_pool2d_forward", "avg_pool2d_backward", "avg_pool2d_forward"]
+__all__ += ["global_avg_pool_backward", "global_avg_pool_forward", "max_pool2d_backward", "max_pool2d_forward"]
+__all__ += ["sync_batch_norm_backward", "sync_batch_norm_forward"]
+__all__ += activation.__all__
+__all__ += arithmetic.__all__
+__all__ += elementwise.__all__
+__all__ += linear.__all__
+__all__ += loss.__all__
+__all__ += reduction.__all__
+__all__ += residual.__all__
+__all__ += shape.__all__

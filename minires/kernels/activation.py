@@ -1,4 +1,4 @@
-"""ReLU, sigmoid and tanh."""
+"""ReLU, sigmoid and tanh, element by element: x, y, dy and dx have any shape, the same one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,8 @@ class TanhCache(NamedTuple):
 
 
 def relu_forward(x: Array, *, inplace: bool = False) -> tuple[Array, ReLUCache]:
-    """Rectified linear unit.
+    """y = max(x, 0), element by element: the rectified linear unit. NaN stays NaN; with inplace, y takes x's memory.
 
-    Shapes: x, y (any). With inplace, y takes x's memory.
-    Formula: y = max(x, 0).
-    Errors: none of its own; NaN stays NaN.
     Source: Nair & Hinton 2010; torch.nn.functional.relu.
     """
     xp = array_module(x)
@@ -33,60 +30,33 @@ def relu_forward(x: Array, *, inplace: bool = False) -> tuple[Array, ReLUCache]:
 
 
 def relu_backward(dy: Array, cache: ReLUCache) -> Array:
-    """Gradient of relu_forward.
-
-    Shapes: dy, dx (as x).
-    Formula: dx = dy (x > 0): 0 at 0. An infinite dy where x <= 0 gives NaN, the product of 0 and infinity.
-    Errors: none of its own.
-    Source: torch.nn.functional.relu.
-    """
+    """dx = dy where x > 0: 0 at 0, and NaN for an infinite dy where x <= 0. Source: torch.nn.functional.relu."""
     return dy * (cache.y > 0)
 
 
 def sigmoid_forward(x: Array) -> tuple[Array, SigmoidCache]:
-    """Logistic function.
-
-    Shapes: x, y (any).
-    Formula: y = 1 / (1 + e^-x), with e^-|x| for both signs so that nothing overflows.
-    Errors: none of its own.
-    Source: torch.sigmoid.
-    """
+    """y = 1 / (1 + e^-x), element by element: the logistic function. Source: torch.sigmoid."""
     xp = array_module(x)
-    e = xp.exp(-abs(x))  # between 0 and 1, whatever x is
+    e = xp.exp(-abs(x))  # between 0 and 1, whatever x is: nothing overflows
     y = xp.where(x >= 0, 1 / (1 + e), e / (1 + e))
     return y, SigmoidCache(y)
 
 
 def sigmoid_backward(dy: Array, cache: SigmoidCache) -> Array:
-    """Gradient of sigmoid_forward.
-
-    Shapes: dy, dx (as x).
-    Formula: dx = dy y (1 - y).
-    Errors: none of its own.
-    Source: torch.sigmoid.
-    """
+    """dx = dy y (1 - y). Source: torch.sigmoid."""
     return dy * cache.y * (1 - cache.y)
 
 
 def tanh_forward(x: Array) -> tuple[Array, TanhCache]:
-    """Hyperbolic tangent.
-
-    Shapes: x, y (any).
-    Formula: y = tanh(x).
-    Errors: none of its own.
-    Source: torch.tanh.
-    """
+    """y = tanh(x), element by element: the hyperbolic tangent. Source: torch.tanh."""
     xp = array_module(x)
     y = xp.tanh(x)
     return y, TanhCache(y)
 
 
 def tanh_backward(dy: Array, cache: TanhCache) -> Array:
-    """Gradient of tanh_forward.
-
-    Shapes: dy, dx (as x).
-    Formula: dx = dy (1 - y^2).
-    Errors: none of its own.
-    Source: torch.tanh.
-    """
+    """dx = dy (1 - y^2). Source: torch.tanh."""
     return dy * (1 - cache.y * cache.y)
+
+
+__all__ = ["relu_backward", "relu_forward", "sigmoid_backward", "sigmoid_forward", "tanh_backward", "tanh_forward"]

@@ -1,5 +1,6 @@
 """Operations on two arrays, with NumPy's broadcasting.
 
+Shapes: a, b (broadcast against each other, or ValueError) -> y; dy (as y) -> da, db (as a, b).
 Broadcasting repeats an array along an axis, so the gradient that comes back to it is the sum over the repeats:
 ``unbroadcast`` takes that sum, and each gradient leaves with the shape of its array.
 """
@@ -45,7 +46,6 @@ def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:
 
     Shapes: dy (any shape that ``shape`` broadcasts to) -> shape.
     Formula: the transpose of the copy that broadcasting makes.
-    Errors: none of its own.
     Source: numpy.broadcast_to, transposed.
     """
     if dy.shape == shape:
@@ -63,128 +63,68 @@ def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:
 def wide(dtype: np.dtype) -> np.dtype:
     """The dtype in which values are summed: float64, or int64 for integers and booleans.
 
-    Shapes: none.
-    Formula: none.
-    Errors: none of its own.
     Source: torch.sum, whose float32 sums are as exact and whose integers sum to int64.
     """
     return np.dtype("float64") if dtype.kind == "f" else np.dtype("int64")
 
 
 def add_forward(a: Array, b: Array) -> tuple[Array, ShapesCache]:
-    """Sum of two arrays.
-
-    Shapes: a, b (broadcast against each other) -> y.
-    Formula: y = a + b.
-    Errors: ValueError where the shapes do not broadcast.
-    Source: torch.add.
-    """
+    """y = a + b, element by element. Source: torch.add."""
     y = a + b
     return y, ShapesCache(a.shape, b.shape)
 
 
 def add_backward(dy: Array, cache: ShapesCache) -> tuple[Array, Array]:
-    """Gradients of add_forward.
-
-    Shapes: dy (as y) -> da, db (as a, b).
-    Formula: da = dy, db = dy.
-    Errors: none of its own.
-    Source: dy/da = 1.
-    """
+    """da = dy, db = dy."""
     return unbroadcast(dy, cache.a_shape), unbroadcast(dy, cache.b_shape)
 
 
 def subtract_forward(a: Array, b: Array) -> tuple[Array, ShapesCache]:
-    """Difference of two arrays.
-
-    Shapes: a, b (broadcast against each other) -> y.
-    Formula: y = a - b.
-    Errors: ValueError where the shapes do not broadcast.
-    Source: torch.sub.
-    """
+    """y = a - b, element by element. Source: torch.sub."""
     y = a - b
     return y, ShapesCache(a.shape, b.shape)
 
 
 def subtract_backward(dy: Array, cache: ShapesCache) -> tuple[Array, Array]:
-    """Gradients of subtract_forward.
-
-    Shapes: dy (as y) -> da, db (as a, b).
-    Formula: da = dy, db = -dy.
-    Errors: none of its own.
-    Source: dy/db = -1.
-    """
+    """da = dy, db = -dy."""
     return unbroadcast(dy, cache.a_shape), unbroadcast(-dy, cache.b_shape)
 
 
 def multiply_forward(a: Array, b: Array) -> tuple[Array, OperandsCache]:
-    """Product of two arrays, element by element.
-
-    Shapes: a, b (broadcast against each other) -> y.
-    Formula: y = a b.
-    Errors: ValueError where the shapes do not broadcast.
-    Source: torch.mul.
-    """
+    """y = a b, element by element. Source: torch.mul."""
     y = a * b
     return y, OperandsCache(a, b)
 
 
 def multiply_backward(dy: Array, cache: OperandsCache) -> tuple[Array, Array]:
-    """Gradients of multiply_forward.
-
-    Shapes: dy (as y) -> da, db (as a, b).
-    Formula: da = dy b, db = dy a.
-    Errors: none of its own.
-    Source: the product rule.
-    """
+    """da = dy b, db = dy a. Source: the product rule."""
     da = dy * cache.b
     db = dy * cache.a
     return unbroadcast(da, cache.a.shape), unbroadcast(db, cache.b.shape)
 
 
 def divide_forward(a: Array, b: Array) -> tuple[Array, OperandsCache]:
-    """Quotient of two arrays, element by element.
-
-    Shapes: a, b (broadcast against each other) -> y.
-    Formula: y = a / b.
-    Errors: ValueError where the shapes do not broadcast. A division by zero gives inf or NaN.
-    Source: torch.div.
-    """
+    """y = a / b, element by element; a division by zero gives inf or NaN. Source: torch.div."""
     y = a / b
     return y, OperandsCache(a, b)
 
 
 def divide_backward(dy: Array, cache: OperandsCache) -> tuple[Array, Array]:
-    """Gradients of divide_forward.
-
-    Shapes: dy (as y) -> da, db (as a, b).
-    Formula: da = dy / b, db = -dy a / b^2.
-    Errors: none of its own.
-    Source: the quotient rule.
-    """
+    """da = dy / b, db = -dy a / b^2. Source: the quotient rule."""
     da = dy / cache.b
     db = -dy * (cache.a / cache.b / cache.b)
     return unbroadcast(da, cache.a.shape), unbroadcast(db, cache.b.shape)
 
 
 def power_forward(a: Array, b: Array) -> tuple[Array, PowerCache]:
-    """One array to the power of another, element by element.
-
-    Shapes: a, b (broadcast against each other) -> y.
-    Formula: y = a^b.
-    Errors: ValueError where the shapes do not broadcast. A negative base with a broken exponent gives NaN.
-    Source: torch.pow.
-    """
+    """y = a^b, element by element; a negative base with a broken exponent gives NaN. Source: torch.pow."""
     y = a**b
     return y, PowerCache(a, b, y)
 
 
 def power_backward(dy: Array, cache: PowerCache) -> tuple[Array, Array]:
-    """Gradients of power_forward.
+    """da = dy b a^(b-1), db = dy y log(a), with 0 where b = 0 and where a = 0 <= b.
 
-    Shapes: dy (as y) -> da, db (as a, b).
-    Formula: da = dy b a^(b-1), db = dy y log(a), with 0 where b = 0 and where a = 0 <= b.
-    Errors: none of its own.
     Source: d(a^b) = a^b (b da / a + log(a) db); torch.pow for the zeros.
     """
     xp = array_module(dy)
@@ -200,11 +140,10 @@ def power_backward(dy: Array, cache: PowerCache) -> tuple[Array, Array]:
 
 
 def power_scalar_forward(x: Array, *, exponent: float) -> tuple[Array, PowerScalarCache]:
-    """An array to the power of a constant.
+    """y = x^exponent, element by element; a negative base with a broken exponent gives NaN.
 
-    Shapes: x, y (any).
-    Formula: y = x^exponent.
-    Errors: ValueError for integers to a negative power. A negative base with a broken exponent gives NaN.
+    Shapes: x, y (any); the exponent is a number.
+    Errors: ValueError for integers to a negative power.
     Source: torch.pow.
     """
     if exponent < 0 and x.dtype.kind != "f":
@@ -214,39 +153,21 @@ def power_scalar_forward(x: Array, *, exponent: float) -> tuple[Array, PowerScal
 
 
 def power_scalar_backward(dy: Array, cache: PowerScalarCache) -> Array:
-    """Gradient of power_scalar_forward.
-
-    Shapes: dy, dx (as x).
-    Formula: dx = dy exponent x^(exponent - 1), and 0 for exponent 0.
-    Errors: none of its own.
-    Source: torch.pow.
-    """
+    """dx = dy exponent x^(exponent - 1), and 0 for exponent 0. Source: torch.pow."""
     if cache.exponent == 0:
         return dy * 0
     return dy * (cache.exponent * cache.x ** (cache.exponent - 1))
 
 
 def maximum_forward(a: Array, b: Array) -> tuple[Array, OperandsCache]:
-    """The larger of two arrays, element by element; NaN wins.
-
-    Shapes: a, b (broadcast against each other) -> y.
-    Formula: y = max(a, b).
-    Errors: ValueError where the shapes do not broadcast.
-    Source: torch.maximum.
-    """
+    """y = max(a, b), element by element; NaN wins. Source: torch.maximum."""
     xp = array_module(a)
     y = xp.maximum(a, b)
     return y, OperandsCache(a, b)
 
 
 def maximum_backward(dy: Array, cache: OperandsCache) -> tuple[Array, Array]:
-    """Gradients of maximum_forward.
-
-    Shapes: dy (as y) -> da, db (as a, b).
-    Formula: dy to the larger one, half to each where they are equal.
-    Errors: none of its own.
-    Source: torch.maximum.
-    """
+    """da, db = dy to the larger one, half to each where they are equal. Source: torch.maximum."""
     xp = array_module(dy)
     tie = xp.where(cache.a == cache.b, 0.5 * dy, 0)
     da = xp.where(cache.a > cache.b, dy, tie)
@@ -255,26 +176,14 @@ def maximum_backward(dy: Array, cache: OperandsCache) -> tuple[Array, Array]:
 
 
 def minimum_forward(a: Array, b: Array) -> tuple[Array, OperandsCache]:
-    """The smaller of two arrays, element by element; NaN wins.
-
-    Shapes: a, b (broadcast against each other) -> y.
-    Formula: y = min(a, b).
-    Errors: ValueError where the shapes do not broadcast.
-    Source: torch.minimum.
-    """
+    """y = min(a, b), element by element; NaN wins. Source: torch.minimum."""
     xp = array_module(a)
     y = xp.minimum(a, b)
     return y, OperandsCache(a, b)
 
 
 def minimum_backward(dy: Array, cache: OperandsCache) -> tuple[Array, Array]:
-    """Gradients of minimum_forward.
-
-    Shapes: dy (as y) -> da, db (as a, b).
-    Formula: dy to the smaller one, half to each where they are equal.
-    Errors: none of its own.
-    Source: torch.minimum.
-    """
+    """da, db = dy to the smaller one, half to each where they are equal. Source: torch.minimum."""
     xp = array_module(dy)
     tie = xp.where(cache.a == cache.b, 0.5 * dy, 0)
     da = xp.where(cache.a < cache.b, dy, tie)
@@ -283,12 +192,10 @@ def minimum_backward(dy: Array, cache: OperandsCache) -> tuple[Array, Array]:
 
 
 def where_forward(condition: Array, a: Array, b: Array) -> tuple[Array, WhereCache]:
-    """a where the condition holds, b elsewhere.
+    """y = a where the condition holds, b elsewhere. Source: torch.where.
 
     Shapes: condition (bool), a, b (all broadcast against each other) -> y.
-    Formula: y = a if condition else b.
-    Errors: TypeError for a condition that is not boolean; ValueError where the shapes do not broadcast.
-    Source: torch.where.
+    Errors: TypeError for a condition that is not boolean.
     """
     xp = array_module(a)
     if condition.dtype != bool:
@@ -298,14 +205,31 @@ def where_forward(condition: Array, a: Array, b: Array) -> tuple[Array, WhereCac
 
 
 def where_backward(dy: Array, cache: WhereCache) -> tuple[None, Array, Array]:
-    """Gradients of where_forward.
-
-    Shapes: dy (as y) -> None, da, db (as a, b).
-    Formula: da = dy where the condition holds, db = dy elsewhere.
-    Errors: none of its own.
-    Source: each entry of y is one of the two.
-    """
+    """da = dy where the condition holds, db = dy elsewhere; None for the condition."""
     xp = array_module(dy)
     da = xp.where(cache.condition, dy, 0)
     db = xp.where(cache.condition, 0, dy)
     return None, unbroadcast(da, cache.a_shape), unbroadcast(db, cache.b_shape)
+
+
+__all__ = [
+    "add_backward",
+    "add_forward",
+    "divide_backward",
+    "divide_forward",
+    "maximum_backward",
+    "maximum_forward",
+    "minimum_backward",
+    "minimum_forward",
+    "multiply_backward",
+    "multiply_forward",
+    "power_backward",
+    "power_forward",
+    "power_scalar_backward",
+    "power_scalar_forward",
+    "subtract_backward",
+    "subtract_forward",
+    "unbroadcast",
+    "where_backward",
+    "where_forward",
+]

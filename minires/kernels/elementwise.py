@@ -1,11 +1,16 @@
-"""Operations on one array, element by element, and the change of dtype or device."""
+"""Operations on one array, element by element, dropout, and the change of dtype or device.
+
+x, y, dy and dx have any shape, the same one.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from minires.kernels.backend import Array, array_module, device_of, to_device
-from minires.kernels.shapes import check_fits
+from minires.kernels.checks import check_clip
 
 
 class InputCache(NamedTuple):
@@ -22,142 +27,79 @@ class ClipCache(NamedTuple):
     high: float | None
 
 
+class DropoutCache(NamedTuple):
+    mask: Array  # 0 where an entry was dropped, 1 / (1 - p) where it was kept
+
+
 class ConvertCache(NamedTuple):
     dtype: object
     device: str
 
 
 def negative_forward(x: Array) -> tuple[Array, None]:
-    """The opposite sign.
-
-    Shapes: x, y (any).
-    Formula: y = -x.
-    Errors: none of its own.
-    Source: torch.neg.
-    """
+    """y = -x, element by element. Source: torch.neg."""
     return -x, None
 
 
 def negative_backward(dy: Array, cache: None) -> Array:
-    """Gradient of negative_forward.
-
-    Shapes: dy, dx (as x).
-    Formula: dx = -dy.
-    Errors: none of its own.
-    Source: dy/dx = -1.
-    """
+    """dx = -dy."""
     return -dy
 
 
 def exp_forward(x: Array) -> tuple[Array, OutputCache]:
-    """The exponential.
-
-    Shapes: x, y (any).
-    Formula: y = e^x.
-    Errors: none of its own; a large x gives inf.
-    Source: torch.exp.
-    """
+    """y = e^x, element by element; a large x gives inf. Source: torch.exp."""
     xp = array_module(x)
     y = xp.exp(x)
     return y, OutputCache(y)
 
 
 def exp_backward(dy: Array, cache: OutputCache) -> Array:
-    """Gradient of exp_forward.
-
-    Shapes: dy, dx (as x).
-    Formula: dx = dy y.
-    Errors: none of its own.
-    Source: the exponential is its own derivative.
-    """
+    """dx = dy y. Source: the exponential is its own derivative."""
     return dy * cache.y
 
 
 def log_forward(x: Array) -> tuple[Array, InputCache]:
-    """The natural logarithm.
-
-    Shapes: x, y (any).
-    Formula: y = log(x).
-    Errors: none of its own; 0 gives -inf and a negative x NaN.
-    Source: torch.log.
-    """
+    """y = log(x), the natural one, element by element; 0 gives -inf and a negative x NaN. Source: torch.log."""
     xp = array_module(x)
     y = xp.log(x)
     return y, InputCache(x)
 
 
 def log_backward(dy: Array, cache: InputCache) -> Array:
-    """Gradient of log_forward.
-
-    Shapes: dy, dx (as x).
-    Formula: dx = dy / x.
-    Errors: none of its own.
-    Source: d log(x) = dx / x.
-    """
+    """dx = dy / x."""
     return dy / cache.x
 
 
 def sqrt_forward(x: Array) -> tuple[Array, OutputCache]:
-    """The square root.
-
-    Shapes: x, y (any).
-    Formula: y = sqrt(x).
-    Errors: none of its own; a negative x gives NaN.
-    Source: torch.sqrt.
-    """
+    """y = sqrt(x), element by element; a negative x gives NaN. Source: torch.sqrt."""
     xp = array_module(x)
     y = xp.sqrt(x)
     return y, OutputCache(y)
 
 
 def sqrt_backward(dy: Array, cache: OutputCache) -> Array:
-    """Gradient of sqrt_forward.
-
-    Shapes: dy, dx (as x).
-    Formula: dx = dy / (2 y); infinite at 0.
-    Errors: none of its own.
-    Source: y^2 = x, so 2 y dy = dx.
-    """
+    """dx = dy / (2 y), infinite at 0. Source: y^2 = x, so 2 y dy = dx."""
     return dy / (2 * cache.y)
 
 
 def absolute_forward(x: Array) -> tuple[Array, InputCache]:
-    """The absolute value.
-
-    Shapes: x, y (any).
-    Formula: y = |x|.
-    Errors: none of its own.
-    Source: torch.abs.
-    """
+    """y = |x|, element by element. Source: torch.abs."""
     return abs(x), InputCache(x)
 
 
 def absolute_backward(dy: Array, cache: InputCache) -> Array:
-    """Gradient of absolute_forward.
-
-    Shapes: dy, dx (as x).
-    Formula: dx = dy sign(x), 0 at 0.
-    Errors: none of its own.
-    Source: torch.abs.
-    """
+    """dx = dy sign(x), 0 at 0. Source: torch.abs."""
     xp = array_module(dy)
     return dy * xp.sign(cache.x)
 
 
 def clip_forward(x: Array, *, low: float | None = None, high: float | None = None) -> tuple[Array, ClipCache]:
-    """x held between two bounds; None means no bound on that side.
+    """y = min(max(x, low), high), element by element; None means no bound on that side. Source: torch.clamp.
 
-    Shapes: x, y (any).
-    Formula: y = min(max(x, low), high).
     Errors: ValueError where both bounds are None, or for one that x's integer dtype does not have.
-    Source: torch.clamp.
     """
     xp = array_module(x)
-    if low is None and high is None:
-        raise ValueError("clip: expected a lower bound, an upper bound or both, got neither")
-    for bound in (low, high):
-        if bound is not None:
-            check_fits(bound, x.dtype, "clip")
+    check_clip(x, low, high)
     y = x
     if low is not None:
         y = xp.maximum(y, low)
@@ -167,13 +109,7 @@ def clip_forward(x: Array, *, low: float | None = None, high: float | None = Non
 
 
 def clip_backward(dy: Array, cache: ClipCache) -> Array:
-    """Gradient of clip_forward.
-
-    Shapes: dy, dx (as x).
-    Formula: dx = dy where low <= x <= high, 0 elsewhere.
-    Errors: none of its own.
-    Source: torch.clamp.
-    """
+    """dx = dy where low <= x <= high, 0 elsewhere. Source: torch.clamp."""
     xp = array_module(dy)
     dx = dy
     if cache.low is not None:
@@ -183,13 +119,32 @@ def clip_backward(dy: Array, cache: ClipCache) -> Array:
     return dx
 
 
+def dropout_forward(x: Array, *, p: float, generator: np.random.Generator) -> tuple[Array, DropoutCache]:
+    """y = x mask, element by element: drops each with probability p and scales the others up, so that the mean stays.
+
+    Formula: mask = 0 with probability p, 1 / (1 - p) otherwise. Drawn on the host: every device drops the same entries.
+    Errors: ValueError for a p outside 0 <= p <= 1.
+    Source: Srivastava et al. 2014; torch.nn.functional.dropout.
+    """
+    xp = array_module(x)
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout: p must lie between 0 and 1, got {p}")
+    kept = generator.random(x.shape, dtype=np.float32) >= p
+    scale = 0.0 if p == 1 else 1 / (1 - p)
+    mask = xp.asarray(kept).astype(x.dtype) * scale
+    return x * mask, DropoutCache(mask)
+
+
+def dropout_backward(dy: Array, cache: DropoutCache) -> Array:
+    """dx = dy mask."""
+    return dy * cache.mask
+
+
 def convert_forward(x: Array, *, dtype=None, device: str | None = None) -> tuple[Array, ConvertCache]:
-    """x with another dtype, on another device, or both.
+    """y = x with another dtype, on another device, or both. Source: torch.Tensor.to.
 
     Shapes: x, y (any).
-    Formula: y = x.
     Errors: RuntimeError or ValueError for a device that is not there.
-    Source: torch.Tensor.to.
     """
     y = x
     if dtype is not None:
@@ -200,11 +155,25 @@ def convert_forward(x: Array, *, dtype=None, device: str | None = None) -> tuple
 
 
 def convert_backward(dy: Array, cache: ConvertCache) -> Array:
-    """Gradient of convert_forward: the way back.
-
-    Shapes: dy, dx (as x).
-    Formula: dx = dy.
-    Errors: none of its own.
-    Source: torch.Tensor.to.
-    """
+    """dx = dy, with x's dtype and on x's device."""
     return to_device(dy, cache.device).astype(cache.dtype, copy=False)
+
+
+__all__ = [
+    "absolute_backward",
+    "absolute_forward",
+    "clip_backward",
+    "clip_forward",
+    "convert_backward",
+    "convert_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "exp_backward",
+    "exp_forward",
+    "log_backward",
+    "log_forward",
+    "negative_backward",
+    "negative_forward",
+    "sqrt_backward",
+    "sqrt_forward",
+]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from minires.kernels.arithmetic import wide
 from minires.kernels.backend import Array, array_module
+from minires.kernels.checks import check_floating, check_not_empty
 
 
 class SumCache(NamedTuple):
@@ -31,12 +32,9 @@ class SelectCache(NamedTuple):
 
 
 def kept_shape(shape: tuple[int, ...], axis: int | tuple[int, ...] | None, operation: str) -> tuple[int, ...]:
-    """The shape with 1 on each reduced axis; axis None reduces all.
+    """The shape with 1 on each reduced axis, as keepdims=True gives it; axis None reduces all.
 
-    Shapes: any.
-    Formula: none.
     Errors: ValueError for an axis that is not there or named twice.
-    Source: keepdims=True.
     """
     if axis is None:
         return (1,) * len(shape)
@@ -53,26 +51,20 @@ def kept_shape(shape: tuple[int, ...], axis: int | tuple[int, ...] | None, opera
     return tuple(kept)
 
 
-def check_not_empty(shape: tuple[int, ...], kept: tuple[int, ...], operation: str) -> None:
-    """Refuse a reduction over no values, which has no extreme.
-
-    Shapes: shape of x, kept as kept_shape gives it.
-    Formula: none.
-    Errors: ValueError for an empty axis.
-    Source: torch.amax.
-    """
+def values_in_a_sum(shape: tuple[int, ...], kept: tuple[int, ...]) -> int:
+    """How many values are reduced to one; kept is as kept_shape gives it."""
+    count = 1
     for axis in range(len(shape)):
-        if shape[axis] == 0 and kept[axis] == 1:
-            raise ValueError(f"{operation}: nothing to look at along axis {axis}, the shape is {shape}")
+        if kept[axis] == 1:
+            count *= shape[axis]
+    return count
 
 
 def sum_forward(x: Array, *, axis=None, keepdims: bool = False) -> tuple[Array, SumCache]:
-    """The sum along axes.
+    """The sum along axes; integers and booleans sum to int64. Source: torch.sum.
 
     Shapes: x -> y without the summed axes, or with 1 there (keepdims).
-    Formula: y = sum of x.
     Errors: ValueError for an axis that is not there.
-    Source: torch.sum. Integers and booleans sum to int64.
     """
     kept = kept_shape(x.shape, axis, "sum")
     y = x.sum(axis=axis, keepdims=keepdims, dtype=wide(x.dtype))
@@ -82,13 +74,7 @@ def sum_forward(x: Array, *, axis=None, keepdims: bool = False) -> tuple[Array, 
 
 
 def sum_backward(dy: Array, cache: SumCache) -> Array:
-    """Gradient of sum_forward.
-
-    Shapes: dy (as y) -> dx (as x).
-    Formula: dx = dy, the same for every summand.
-    Errors: none of its own.
-    Source: a sum's transpose is a broadcast.
-    """
+    """dx = dy, the same for every summand. Source: a sum's transpose is a broadcast."""
     xp = array_module(dy)
     dx = xp.empty(cache.x_shape, dy.dtype)
     dx[...] = dy.reshape(cache.kept_shape)
@@ -96,78 +82,52 @@ def sum_backward(dy: Array, cache: SumCache) -> Array:
 
 
 def mean_forward(x: Array, *, axis=None, keepdims: bool = False) -> tuple[Array, SumCache]:
-    """The mean along axes.
+    """The mean along axes: y = sum of x / count. Source: torch.mean.
 
     Shapes: x -> y without the averaged axes, or with 1 there (keepdims).
-    Formula: y = sum of x / count.
     Errors: ValueError for an axis that is not there; TypeError for integers.
-    Source: torch.mean.
     """
     kept = kept_shape(x.shape, axis, "mean")
-    if x.dtype.kind != "f":
-        raise TypeError(f"mean: x must be floating point, got {x.dtype}: convert it with .to(minires.float32)")
+    check_floating(x, "mean")
     y = x.mean(axis=axis, keepdims=keepdims, dtype=wide(x.dtype)).astype(x.dtype)  # see unbroadcast
     return y, SumCache(x.shape, kept)
 
 
 def mean_backward(dy: Array, cache: SumCache) -> Array:
-    """Gradient of mean_forward.
-
-    Shapes: dy (as y) -> dx (as x).
-    Formula: dx = dy / count.
-    Errors: none of its own.
-    Source: torch.mean.
-    """
+    """dx = dy / count, the same for every value."""
     xp = array_module(dy)
-    count = 1
-    for axis in range(len(cache.x_shape)):
-        if cache.kept_shape[axis] == 1:
-            count *= cache.x_shape[axis]
+    count = values_in_a_sum(cache.x_shape, cache.kept_shape)
     return xp.broadcast_to(dy.reshape(cache.kept_shape) / count, cache.x_shape)
 
 
 def var_forward(x: Array, *, axis=None, keepdims: bool = False, correction: int = 1) -> tuple[Array, VarCache]:
-    """The variance along axes.
+    """The variance along axes. Source: torch.var.
 
     Shapes: x -> y without those axes, or with 1 there (keepdims).
     Formula: y = sum of (x - mean)^2 / (count - correction): correction 1 is unbiased, 0 is batch norm's.
     Errors: ValueError for an axis that is not there or too few values; TypeError for integers.
-    Source: torch.var.
     """
     kept = kept_shape(x.shape, axis, "var")
-    if x.dtype.kind != "f":
-        raise TypeError(f"var: x must be floating point, got {x.dtype}: convert it with .to(minires.float32)")
-    count = 1
-    for i in range(x.ndim):
-        if kept[i] == 1:
-            count *= x.shape[i]
+    check_floating(x, "var")
+    count = values_in_a_sum(x.shape, kept)
     if count <= correction:
         raise ValueError(f"var: needs more than {correction} values for correction={correction}, got {count}")
     centred = x - x.mean(axis=axis, keepdims=True, dtype=wide(x.dtype)).astype(x.dtype)
-    y = ((centred * centred).sum(axis=axis, keepdims=keepdims, dtype=wide(x.dtype)) / (count - correction)).astype(
-        x.dtype
-    )
+    squares = (centred * centred).sum(axis=axis, keepdims=keepdims, dtype=wide(x.dtype))
+    y = (squares / (count - correction)).astype(x.dtype)
     return y, VarCache(centred, kept, count - correction)
 
 
 def var_backward(dy: Array, cache: VarCache) -> Array:
-    """Gradient of var_forward.
-
-    Shapes: dy (as y) -> dx (as x).
-    Formula: dx = dy 2 (x - mean) / (count - correction); the way through the mean cancels.
-    Errors: none of its own.
-    Source: torch.var.
-    """
+    """dx = dy 2 (x - mean) / (count - correction): the way through the mean cancels."""
     return dy.reshape(cache.kept_shape) * cache.centred * (2 / cache.divisor)
 
 
 def amax_forward(x: Array, *, axis=None, keepdims: bool = False) -> tuple[Array, ExtremeCache]:
-    """The largest value along axes.
+    """The largest value along axes; NaN wins. Source: torch.amax.
 
     Shapes: x -> y without those axes, or with 1 there (keepdims).
-    Formula: y = max of x; NaN wins.
     Errors: ValueError for an axis that is not there or empty.
-    Source: torch.amax.
     """
     kept = kept_shape(x.shape, axis, "max")
     check_not_empty(x.shape, kept, "max")
@@ -176,13 +136,7 @@ def amax_forward(x: Array, *, axis=None, keepdims: bool = False) -> tuple[Array,
 
 
 def amax_backward(dy: Array, cache: ExtremeCache) -> Array:
-    """Gradient of amax_forward and of amin_forward.
-
-    Shapes: dy (as y) -> dx (as x).
-    Formula: dx = dy where x is the extreme, shared equally among those that tie.
-    Errors: none of its own.
-    Source: torch.amax.
-    """
+    """dx = dy where x is the extreme, largest or smallest, shared equally among those that tie. Source: torch.amax."""
     axes = []
     for i in range(cache.x.ndim):
         if cache.y.shape[i] == 1:
@@ -193,12 +147,10 @@ def amax_backward(dy: Array, cache: ExtremeCache) -> Array:
 
 
 def amin_forward(x: Array, *, axis=None, keepdims: bool = False) -> tuple[Array, ExtremeCache]:
-    """The smallest value along axes.
+    """The smallest value along axes; NaN wins. Source: torch.amin.
 
     Shapes: x -> y without those axes, or with 1 there (keepdims).
-    Formula: y = min of x; NaN wins.
     Errors: ValueError for an axis that is not there or empty.
-    Source: torch.amin.
     """
     kept = kept_shape(x.shape, axis, "min")
     check_not_empty(x.shape, kept, "min")
@@ -207,13 +159,7 @@ def amin_forward(x: Array, *, axis=None, keepdims: bool = False) -> tuple[Array,
 
 
 def amin_backward(dy: Array, cache: ExtremeCache) -> Array:
-    """Gradient of amin_forward.
-
-    Shapes: dy (as y) -> dx (as x).
-    Formula: dx = dy where x is the smallest, shared equally among those that tie.
-    Errors: none of its own.
-    Source: torch.amin.
-    """
+    """dx = dy where x is the smallest, shared equally among those that tie. Source: torch.amin."""
     return amax_backward(dy, cache)
 
 
@@ -221,8 +167,6 @@ def select_forward(x: Array, *, index: Array, axis: int) -> tuple[Array, SelectC
     """One entry of each line along an axis: what max(dim) and min(dim) return beside their indices.
 
     Shapes: x, index (as x with 1 on the axis) -> y (as x without the axis).
-    Formula: y = x[index] along the axis.
-    Errors: none of its own.
     Source: torch.gather.
     """
     xp = array_module(x)
@@ -231,14 +175,24 @@ def select_forward(x: Array, *, index: Array, axis: int) -> tuple[Array, SelectC
 
 
 def select_backward(dy: Array, cache: SelectCache) -> Array:
-    """Gradient of select_forward.
-
-    Shapes: dy (as y) -> dx (as x).
-    Formula: dx = dy at the index, 0 elsewhere.
-    Errors: none of its own.
-    Source: torch.gather.
-    """
+    """dx = dy at the index, 0 elsewhere."""
     xp = array_module(dy)
     dx = xp.zeros(cache.x_shape, dy.dtype)
     xp.put_along_axis(dx, cache.index, dy.reshape(cache.index.shape), cache.axis)
     return dx
+
+
+__all__ = [
+    "amax_backward",
+    "amax_forward",
+    "amin_backward",
+    "amin_forward",
+    "mean_backward",
+    "mean_forward",
+    "select_backward",
+    "select_forward",
+    "sum_backward",
+    "sum_forward",
+    "var_backward",
+    "var_forward",
+]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from minires.kernels.arithmetic import unbroadcast
 from minires.kernels.backend import Array, array_module
-from minires.kernels.shapes import check_axis, check_fits
+from minires.kernels.checks import check_concatenate, check_pad, check_stack
 
 
 class ShapeCache(NamedTuple):
@@ -33,12 +33,10 @@ class PadCache(NamedTuple):
 
 
 def reshape_forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, ShapeCache]:
-    """The same values in the same (row-major) order, in another shape.
+    """The same values in the same (row-major) order, in another shape. Source: torch.reshape.
 
     Shapes: x -> y (shape); one entry may be -1.
-    Formula: none.
     Errors: ValueError where the number of values differs.
-    Source: torch.reshape.
     """
     try:
         if min(shape, default=0) < -1:
@@ -50,23 +48,15 @@ def reshape_forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, ShapeCa
 
 
 def reshape_backward(dy: Array, cache: ShapeCache) -> Array:
-    """Gradient of reshape_forward.
-
-    Shapes: dy (as y) -> dx (as x).
-    Formula: the reshape back.
-    Errors: none of its own.
-    Source: torch.reshape.
-    """
+    """dx = dy, reshaped back."""
     return dy.reshape(cache.x_shape)
 
 
 def permute_forward(x: Array, *, axes: tuple[int, ...]) -> tuple[Array, PermuteCache]:
-    """The axes in another order, without a copy.
+    """The axes in another order, without a copy. Source: torch.permute.
 
     Shapes: x -> y with y.shape[i] = x.shape[axes[i]].
-    Formula: none.
     Errors: ValueError where axes is not a permutation of x's axes.
-    Source: torch.permute.
     """
     positive = []
     for axis in axes:
@@ -77,13 +67,7 @@ def permute_forward(x: Array, *, axes: tuple[int, ...]) -> tuple[Array, PermuteC
 
 
 def permute_backward(dy: Array, cache: PermuteCache) -> Array:
-    """Gradient of permute_forward.
-
-    Shapes: dy (as y) -> dx (as x).
-    Formula: the inverse permutation.
-    Errors: none of its own.
-    Source: torch.permute.
-    """
+    """dx = dy by the inverse permutation."""
     inverse = [0] * len(cache.axes)
     for i in range(len(cache.axes)):
         inverse[cache.axes[i]] = i
@@ -91,12 +75,10 @@ def permute_backward(dy: Array, cache: PermuteCache) -> Array:
 
 
 def expand_forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, ShapeCache]:
-    """x repeated along axes of size 1, and along new leading axes.
+    """x repeated along axes of size 1, and along new leading axes. Source: torch.Tensor.expand.
 
-    Shapes: x -> y (shape); -1 keeps an axis.
-    Formula: none.
+    Shapes: x -> y (shape), a copy: it can be written to. -1 keeps an axis.
     Errors: ValueError where x does not broadcast to the shape.
-    Source: torch.Tensor.expand. The result is a copy: it can be written to.
     """
     xp = array_module(x)
     full = list(shape)
@@ -111,21 +93,14 @@ def expand_forward(x: Array, *, shape: tuple[int, ...]) -> tuple[Array, ShapeCac
 
 
 def expand_backward(dy: Array, cache: ShapeCache) -> Array:
-    """Gradient of expand_forward.
-
-    Shapes: dy (as y) -> dx (as x).
-    Formula: the sum over the repeats.
-    Errors: none of its own.
-    Source: torch.Tensor.expand.
-    """
+    """dx = the sum of dy over the repeats."""
     return unbroadcast(dy, cache.x_shape)
 
 
 def slice_forward(x: Array, *, index) -> tuple[Array, SliceCache]:
-    """x[index], with NumPy's rules: ints, slices, None, ..., integer arrays and boolean masks.
+    """y = x[index], with NumPy's rules: ints, slices, None, ..., integer arrays and boolean masks.
 
     Shapes: x -> y as NumPy has it.
-    Formula: none.
     Errors: IndexError for an index out of range or of the wrong kind. On a GPU an index array's entries are not looked
         at: CuPy lets one out of range wrap around.
     Source: torch.Tensor.__getitem__.
@@ -142,13 +117,7 @@ def slice_forward(x: Array, *, index) -> tuple[Array, SliceCache]:
 
 
 def slice_backward(dy: Array, cache: SliceCache) -> Array:
-    """Gradient of slice_forward.
-
-    Shapes: dy (as y) -> dx (as x).
-    Formula: dx[index] = dy, 0 elsewhere; an entry that was taken twice gets the sum.
-    Errors: none of its own.
-    Source: torch.Tensor.__getitem__.
-    """
+    """dx[index] = dy, 0 elsewhere; an entry that was taken twice gets the sum. Source: torch.Tensor.__getitem__."""
     xp = array_module(dy)
     dx = xp.zeros(cache.x_shape, dy.dtype)
     if cache.basic:
@@ -159,36 +128,21 @@ def slice_backward(dy: Array, cache: SliceCache) -> Array:
 
 
 def concatenate_forward(*arrays: Array, axis: int = 0) -> tuple[Array, JoinCache]:
-    """Arrays one after the other along an axis.
+    """Arrays one after the other along an axis. Source: torch.cat.
 
     Shapes: arrays alike except along the axis -> y, the sum of their sizes there.
-    Formula: none.
     Errors: ValueError where another axis differs or there is nothing to join.
-    Source: torch.cat.
     """
-    if not arrays:
-        raise ValueError("concatenate: expected at least one tensor, got none")
+    check_concatenate(arrays, axis)
     xp = array_module(arrays[0])
     sizes = []
     for array in arrays:
-        if array.ndim == 0 or array.ndim != arrays[0].ndim or not -array.ndim <= axis < array.ndim:
-            raise ValueError(f"concatenate: cannot join {arrays[0].shape} and {array.shape} along axis {axis}")
-        alike = list(arrays[0].shape)
-        alike[axis] = array.shape[axis]
-        if array.shape != tuple(alike):
-            raise ValueError(f"concatenate: cannot join {arrays[0].shape} and {array.shape} along axis {axis}")
         sizes.append(array.shape[axis])
     return xp.concatenate(arrays, axis=axis), JoinCache(axis, tuple(sizes))
 
 
 def concatenate_backward(dy: Array, cache: JoinCache) -> tuple[Array, ...]:
-    """Gradients of concatenate_forward: each array gets its part back.
-
-    Shapes: dy (as y) -> one gradient an array (as it).
-    Formula: dy cut where the arrays met.
-    Errors: none of its own.
-    Source: torch.cat.
-    """
+    """Each array gets its part back: dy cut where the arrays met."""
     parts = []
     end = 0
     for size in cache.sizes:
@@ -200,31 +154,18 @@ def concatenate_backward(dy: Array, cache: JoinCache) -> tuple[Array, ...]:
 
 
 def stack_forward(*arrays: Array, axis: int = 0) -> tuple[Array, JoinCache]:
-    """Arrays of one shape, one after the other along a new axis.
+    """Arrays of one shape, one after the other along a new axis. Source: torch.stack.
 
     Shapes: arrays (all alike) -> y with one axis more.
-    Formula: none.
-    Errors: ValueError where shapes differ or there is nothing to stack.
-    Source: torch.stack.
+    Errors: ValueError where shapes differ or there is nothing to stack; IndexError for an axis that y lacks.
     """
-    if not arrays:
-        raise ValueError("stack: expected at least one tensor, got none")
+    check_stack(arrays, axis)
     xp = array_module(arrays[0])
-    for array in arrays:
-        if array.shape != arrays[0].shape:
-            raise ValueError(f"stack: expected tensors of one shape, got {arrays[0].shape} and {array.shape}")
-    check_axis(axis, arrays[0].ndim + 1, "stack")
     return xp.stack(arrays, axis=axis), JoinCache(axis, (1,) * len(arrays))
 
 
 def stack_backward(dy: Array, cache: JoinCache) -> tuple[Array, ...]:
-    """Gradients of stack_forward: each array gets its layer back.
-
-    Shapes: dy (as y) -> one gradient an array (as it).
-    Formula: dy taken apart along the axis.
-    Errors: none of its own.
-    Source: torch.stack.
-    """
+    """Each array gets its layer back: dy taken apart along the axis."""
     parts = []
     for i in range(len(cache.sizes)):
         index = [slice(None)] * dy.ndim
@@ -237,20 +178,15 @@ def pad_forward(x: Array, *, widths: tuple[tuple[int, int], ...], value: float =
     """x with a border of constant values.
 
     Shapes: x, widths one pair (before, after) an axis -> y, larger by them.
-    Formula: none.
     Errors: ValueError for a negative width, a pair too few, or a value that x's dtype does not have.
     Source: torch.nn.functional.pad(mode="constant"), with numpy.pad's order of axes.
     """
     xp = array_module(x)
-    if len(widths) != x.ndim:
-        raise ValueError(f"pad: expected one pair an axis of {x.shape}, got {widths}")
-    check_fits(value, x.dtype, "pad")
+    check_pad(x, widths, value)
     inside = []
     shape = []
     for axis in range(x.ndim):
         before, after = widths[axis]
-        if before < 0 or after < 0:
-            raise ValueError(f"pad: widths must not be negative, got {widths}; slice instead")
         inside.append(slice(before, before + x.shape[axis]))
         shape.append(before + x.shape[axis] + after)
     y = xp.full(shape, value, x.dtype)
@@ -259,11 +195,23 @@ def pad_forward(x: Array, *, widths: tuple[tuple[int, int], ...], value: float =
 
 
 def pad_backward(dy: Array, cache: PadCache) -> Array:
-    """Gradient of pad_forward.
-
-    Shapes: dy (as y) -> dx (as x).
-    Formula: dx = dy without the border.
-    Errors: none of its own.
-    Source: torch.nn.functional.pad.
-    """
+    """dx = dy without the border."""
     return dy[cache.inside]
+
+
+__all__ = [
+    "concatenate_backward",
+    "concatenate_forward",
+    "expand_backward",
+    "expand_forward",
+    "pad_backward",
+    "pad_forward",
+    "permute_backward",
+    "permute_forward",
+    "reshape_backward",
+    "reshape_forward",
+    "slice_backward",
+    "slice_forward",
+    "stack_backward",
+    "stack_forward",
+]
