@@ -30,6 +30,8 @@ SKIPPED = (
     "numpy.*",
     "cupy",
     "cupy.*",
+    "collections",  # what makes a NamedTuple
+    "namedtuple_*",
     "functools",
     "importlib*",
 )

@@ -141,6 +141,23 @@ def checked_pair(operation: str, pair: Any) -> Callable:
     return shipped
 
 
+def recorded(inputs: Sequence, result: Any) -> tuple:
+    """The parents of a result: of each input the Node that made it, the leaf that it is, or None: no gradient wanted.
+
+    Returns: (), where the result is not to be remembered.
+    """
+    if not mode.recording or result.array.dtype.kind != "f":
+        return ()
+    parents, wanted = [], False
+    for x in inputs:
+        if x is not None and x._requires_grad:
+            parents.append(x if x.node is None else x.node)
+            wanted = True
+        else:
+            parents.append(None)
+    return tuple(parents) if wanted else ()
+
+
 def explained(error: Exception, forward: Callable, inputs: Sequence) -> Exception:
     """An exception of a kernel's forward, with a note: which operation, on what, made where.
 
@@ -195,8 +212,8 @@ def ready(node: Any) -> None:
         watcher.before_backward(node)
 
 
-def checked(node: Any, grads: Any) -> Sequence:
-    """What a node's backward returned, as one gradient an input; watchers and retain_grad() get theirs.
+def checked(node: Any, grads: Any) -> list[tuple[Any, Array]]:
+    """The parents that want a gradient, each with its own; watchers and retain_grad() get theirs.
 
     Errors: RuntimeError for another number of gradients than inputs, for None where one is wanted, for another shape or
         device.
@@ -208,20 +225,37 @@ def checked(node: Any, grads: Any) -> Sequence:
         tensor.accumulate_grad(node.grad)
     if not isinstance(grads, tuple):
         grads = (grads,)
-    given, wanted = len(grads), len(node.parents)
-    if given != wanted:
-        left_out = grads[wanted:] if given > wanted else node.parents[given:]  # optional inputs, or without gradient
-        if set(map(type, left_out)) - ABSENT:
-            raise RuntimeError(f"{node.operation}_backward gave {given} gradients for {wanted} inputs")
-        grads = (grads + (None,) * (wanted - given))[:wanted]
-    for i in range(wanted):
-        parent, grad = node.parents[i], grads[i]
+    parents, pairs = node.parents, []
+    if len(grads) != len(parents):
+        refuse_number(node, grads)
+        grads += (None,) * len(parents)
+    for i in range(len(parents)):
+        parent, grad = parents[i], grads[i]
         if parent is not None:
             if getattr(grad, "shape", None) != parent.shape:
                 refuse_shape(node, i, grad)
             if hasattr(parent, "array") and type(grad) is not type(parent.array):
                 refuse_device(node, i, grad)
-    return grads
+            pairs.append((parent, grad))
+    return pairs
+
+
+def done(node: Any, retain_graph: bool) -> None:
+    """Let go of what is used, unless it was asked for again."""
+    node.grad = None
+    if not retain_graph:
+        node.cache = FREED
+
+
+def refuse_number(node: Any, grads: tuple) -> None:
+    """Errors: RuntimeError for a gradient that no input waits for, or an input without one.
+
+    An optional input that was left out, or that no gradient flows to, needs none.
+    """
+    given, wanted = len(grads), len(node.parents)
+    left_out = grads[wanted:] if given > wanted else node.parents[given:]
+    if set(map(type, left_out)) - ABSENT:
+        raise RuntimeError(f"{node.operation}_backward gave {given} gradients for {wanted} inputs")
 
 
 def refuse_shape(node: Any, i: int, grad: Any) -> None:

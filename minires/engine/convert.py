@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minires.kernels.backend import Array, array_module, to_device, to_numpy
+from minires.kernels.backend import Array, array_module, as_array, to_device, to_numpy
 from minires.kernels.shapes import INTEGERS, check_fits
 
 float32 = np.dtype("float32")
@@ -42,6 +42,14 @@ def make_array(data: Any, dtype: Any, device: str | None) -> Array:
     if array.dtype.kind not in "biuf":
         raise TypeError(f"Tensor: data must be real numbers or booleans, got {type(data).__name__} of {array.dtype}")
     return array if device is None else to_device(array, device)
+
+
+def as_tensor(kind: type, array: Array, requires_grad: bool = False) -> Any:
+    """A leaf of this class of Tensor around an array, sharing its memory."""
+    tensor: Any = kind.__new__(kind)
+    tensor.array, tensor._requires_grad = as_array(array), requires_grad  # NumPy reduces to scalars
+    tensor.grad = tensor.node = None
+    return tensor
 
 
 def holds_arrays(data: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minires import kernels
-from minires.engine.convert import axes_or_all, dims, make_array
+from minires.engine.convert import as_tensor, axes_or_all, dims, make_array
 from minires.kernels.backend import Array, check_device, device_of, to_device, to_numpy
 from minires.kernels.shapes import check_axis
 
@@ -30,11 +30,8 @@ def rebuild(kind: type, array: Array, requires_grad: bool, grad: Array | None, d
 
     Errors: RuntimeError where it lay on a device that is not there now.
     """
-    tensor: Any = kind.__new__(kind)
-    tensor.array = to_device(array, device)
-    tensor._requires_grad = requires_grad
+    tensor = as_tensor(kind, to_device(array, device), requires_grad)
     tensor.grad = None if grad is None else tensor.wrap(to_device(grad, device))
-    tensor.node = None
     return tensor
 
 

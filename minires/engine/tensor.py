@@ -4,9 +4,9 @@
                                           keeps     Node(backward, cache, parents: what made a, what made b)
     y.backward()                          runs      da, db = backward(dy, cache), the newest Node first
 
-That is all of it. What is refused, and in which words, is in armour.py: ``prepare``, ``explained``, ``ready``,
-``checked`` and ``failed`` can be stepped over. What is switched on, and who watches, is in modes.py; what numbers and
-lists become, in convert.py. operators.py and methods.py bind ``+`` and ``.sum()`` to their kernels.
+That is all of it. What is refused, and in which words, is in armour.py: ``prepare``, ``recorded``, ``ready``,
+``checked``, ``done`` and the others can be stepped over. What is switched on, and who watches, is in modes.py; what
+numbers, lists and arrays become, in convert.py. operators.py and methods.py bind ``+`` and ``.sum()`` to their kernels.
 """
 
 from __future__ import annotations
@@ -16,11 +16,22 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from minires.engine.armour import FREED, checked, explained, failed, first_gradient, prepare, ready, users_line
-from minires.engine.convert import make_array
+from minires.engine.armour import (
+    FREED,
+    checked,
+    done,
+    explained,
+    failed,
+    first_gradient,
+    prepare,
+    ready,
+    recorded,
+    users_line,
+)
+from minires.engine.convert import as_tensor, make_array
 from minires.engine.modes import mode, module_path
 from minires.engine.operators import Operators
-from minires.kernels.backend import Array, add, as_array
+from minires.kernels.backend import Array, add
 
 numbers = count(1)
 
@@ -28,18 +39,22 @@ numbers = count(1)
 class Node:
     """One operation that has run: what its backward needs, and where it was called."""
 
-    __slots__ = ("backward", "cache", "parents", "shape", "grad", "retained", "number", "where", "modules")
+    __slots__ = {
+        "backward": "the kernel: gradients = backward(dy, cache)",
+        "cache": "what the kernel's forward kept",
+        "parents": "of each input: the Node that made it, the leaf Tensor that it is, or None: no gradient is wanted",
+        "shape": "of the result",
+        "grad": "the sum of what has arrived so far, while backward() runs",
+        "retained": "a weak reference to the result, where it asked for retain_grad()",
+        "number": "a Node is newer than its parents, and has a larger number",
+        "where": "file and line of the call",
+        "modules": "that were being called, the outermost first",
+    }
 
     def __init__(self, backward: Callable, cache: Any, parents: tuple[Node | Tensor | None, ...], shape: tuple):
-        self.backward = backward  # the kernel: gradients = backward(dy, cache)
-        self.cache = cache  # what the kernel's forward kept
-        self.parents = parents  # of each input: the Node that made it, the leaf that it is, or None: no gradient wanted
-        self.shape = shape  # of the result
-        self.grad: Array | None = None  # the sum of what has arrived so far, while backward() runs
-        self.retained: Callable[[], Tensor | None] | None = None  # a weak reference to the result, by retain_grad()
-        self.number = next(numbers)  # a Node is newer than its parents
-        self.where = users_line()  # file and line
-        self.modules = tuple(mode.modules)  # that were being called, the outermost first
+        self.backward, self.cache, self.parents, self.shape = backward, cache, parents, shape
+        self.grad = self.retained = None
+        self.number, self.where, self.modules = next(numbers), users_line(), tuple(mode.modules)
 
     @property
     def operation(self) -> str:
@@ -63,12 +78,7 @@ class Node:
 
 def wrap(array: Array) -> Tensor:
     """A Tensor around an array, sharing its memory, outside every graph."""
-    tensor = Tensor.__new__(Tensor)
-    tensor.array = as_array(array)  # NumPy reduces to scalars
-    tensor._requires_grad = False
-    tensor.grad = None
-    tensor.node = None
-    return tensor
+    return as_tensor(Tensor, array)
 
 
 def apply(forward: Callable, backward: Callable, *inputs: Tensor | None, **options: Any) -> Tensor:
@@ -84,17 +94,10 @@ def apply(forward: Callable, backward: Callable, *inputs: Tensor | None, **optio
         y, cache = forward(*arrays, **options)
     except Exception as error:
         raise explained(error, forward, inputs)  # noqa: B904  # the error itself, with a note
-    result = wrap(y)
-    if mode.recording and result.array.dtype.kind == "f":
-        parents: list[Node | Tensor | None] = []
-        for x in inputs:
-            if x is not None and x._requires_grad:
-                parents.append(x if x.node is None else x.node)
-                result._requires_grad = True
-            else:
-                parents.append(None)
-        if result._requires_grad:
-            result.node = Node(backward, cache, tuple(parents), result.array.shape)
+    result = as_tensor(Tensor, y)
+    parents = recorded(inputs, result)  # of each input: the Node that made it, the leaf that it is, or None
+    if parents:
+        result._requires_grad, result.node = True, Node(backward, cache, parents, result.array.shape)
     for watcher in mode.watchers:
         watcher.after_forward(result, cache, backward, inputs)
     return result
@@ -146,19 +149,15 @@ class Tensor(Operators):
                 node = heappop(waiting)[1]  # the newest: all that used its result are newer still, and were here
                 ready(node)
                 grads = node.backward(node.grad, node.cache)
-                grads = checked(node, grads)
-                for parent, grad in zip(node.parents, grads, strict=True):
-                    if isinstance(parent, Node):
-                        if parent.grad is None:
-                            parent.grad = grad
-                            heappush(waiting, (-parent.number, parent))
-                        else:
-                            parent.grad = add(parent.grad, grad)  # not in place: another may hold the first one
-                    elif parent is not None:
+                for parent, grad in checked(node, grads):
+                    if isinstance(parent, Tensor):
                         leaves[parent] = add(leaves[parent], grad) if parent in leaves else grad
-                node.grad = None
-                if not retain_graph:
-                    node.cache = FREED
+                    elif parent.grad is not None:
+                        parent.grad = add(parent.grad, grad)  # not in place: another may hold the first one
+                    else:
+                        parent.grad = grad
+                        heappush(waiting, (-parent.number, parent))
+                done(node, retain_graph)
             for leaf, grad in leaves.items():
                 leaf.accumulate_grad(grad)
         except Exception as error:
@@ -167,6 +166,6 @@ class Tensor(Operators):
     def accumulate_grad(self, grad: Array) -> None:
         """Add to .grad, which is this tensor's own memory: gradients that arrive may be shared."""
         if self.grad is None:
-            self.grad = wrap(grad.astype(self.array.dtype, order="C"))
+            self.grad = as_tensor(Tensor, grad.astype(self.array.dtype, order="C"))
         else:
-            self.grad = wrap(self.grad.array + grad)
+            self.grad = as_tensor(Tensor, self.grad.array + grad)

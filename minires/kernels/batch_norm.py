@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from minires.kernels.backend import Array, array_module, one_launch
-from minires.kernels.shapes import channel_axes, check_batch_norm, check_values
+from minires.kernels.shapes import channel_axes, check_batch_norm
 
 
 class BatchNormCache(NamedTuple):
@@ -41,8 +41,6 @@ def batch_norm_forward(
     """
     xp = array_module(x)
     check_batch_norm(x, gamma, beta, running_mean, running_var, training=True)
-    M = x.size // x.shape[1]  # values a channel
-    check_values(M, x, "batch_norm")
     axes, per_channel = channel_axes(x)  # (0, 2, 3) and (1, C, 1, 1)
     mean = x.mean(axis=axes, keepdims=True)  # (1, C, 1, 1)
     centred = x - mean  # (N, C, H, W)
@@ -55,7 +53,7 @@ def batch_norm_forward(
     if beta is not None:
         y = y + beta.reshape(per_channel)
     mean, var = mean.reshape(-1), var.reshape(-1)  # (C,)
-    move_running(running_mean, running_var, mean, var, M, momentum)
+    move_running(running_mean, running_var, mean, var, x.size // mean.size, momentum)
     return y, BatchNormCache(centred, x_hat, inv_std, gamma, beta is not None, mean, var)
 
 

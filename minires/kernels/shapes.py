@@ -270,6 +270,7 @@ def check_batch_norm(
     mean: Array | None,
     var: Array | None,
     training: bool,
+    workers: bool = False,
 ) -> None:
     """Refuse an input that cannot be normalised, or per-channel arrays that do not fit it.
 
@@ -294,6 +295,8 @@ def check_batch_norm(
             )
         if array is not None and array.dtype != x.dtype:
             raise TypeError(f"batch_norm: x and {name} must have one dtype, got {x.dtype} and {array.dtype}")
+    if training and not workers:  # of several workers, who may have more values together
+        check_values(x.size // x.shape[1], x, "batch_norm")
 
 
 def check_values(values: float, x: Array, operation: str) -> None:

@@ -32,18 +32,9 @@ def conv2d(
     Errors: ValueError or TypeError for sizes, options or dtypes that do not fit.
     Source: torch.nn.functional.conv2d.
     """
-    return apply(
-        kernels.conv2d_forward,
-        kernels.conv2d_backward,
-        input,
-        weight,
-        bias,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        needs_dx=getattr(input, "_requires_grad", True),  # images need no gradient
-    )
+    needs_dx = getattr(input, "_requires_grad", True)  # images need no gradient
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "needs_dx": needs_dx}
+    return apply(kernels.conv2d_forward, kernels.conv2d_backward, input, weight, bias, **options)
 
 
 def batch_norm(
@@ -73,14 +64,8 @@ def batch_norm(
         return apply(kernels.batch_norm_inference_forward, kernels.batch_norm_inference_backward, *inputs, eps=eps)
     if total is None:
         return apply(kernels.batch_norm_forward, kernels.batch_norm_backward, *inputs, eps=eps, momentum=momentum)
-    return apply(
-        kernels.sync_batch_norm_forward,
-        kernels.sync_batch_norm_backward,
-        *inputs,
-        total=total,
-        eps=eps,
-        momentum=momentum,
-    )
+    options = {"total": total, "eps": eps, "momentum": momentum}
+    return apply(kernels.sync_batch_norm_forward, kernels.sync_batch_norm_backward, *inputs, **options)
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -117,16 +102,8 @@ def max_pool2d(
     Errors: ValueError for a window larger than the padded input, or padding over half the kernel.
     Source: torch.nn.functional.max_pool2d.
     """
-    return apply(
-        kernels.max_pool2d_forward,
-        kernels.max_pool2d_backward,
-        input,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-    )
+    options = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
+    return apply(kernels.max_pool2d_forward, kernels.max_pool2d_backward, input, ceil_mode=ceil_mode, **options)
 
 
 def avg_pool2d(
@@ -143,16 +120,9 @@ def avg_pool2d(
     Errors: ValueError for a window larger than the padded input, or padding over half the kernel.
     Source: torch.nn.functional.avg_pool2d.
     """
-    return apply(
-        kernels.avg_pool2d_forward,
-        kernels.avg_pool2d_backward,
-        input,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        ceil_mode=ceil_mode,
-        count_include_pad=count_include_pad,
-    )
+    options = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+    kernel = kernels.avg_pool2d_forward, kernels.avg_pool2d_backward
+    return apply(*kernel, input, count_include_pad=count_include_pad, **options)
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size: int | None | tuple[int | None, int | None]) -> Tensor:
@@ -249,15 +219,8 @@ def cross_entropy(
     Source: torch.nn.functional.cross_entropy.
     """
     target = target if isinstance(target, Tensor) else Tensor(target)
-    return apply(
-        kernels.cross_entropy_forward,
-        kernels.cross_entropy_backward,
-        input,
-        target,
-        label_smoothing=label_smoothing,
-        ignore_index=ignore_index,
-        reduction=reduction,
-    )
+    options = {"label_smoothing": label_smoothing, "ignore_index": ignore_index, "reduction": reduction}
+    return apply(kernels.cross_entropy_forward, kernels.cross_entropy_backward, input, target, **options)
 
 
 def pad(input: Tensor, pad: tuple[int, ...], value: float = 0.0) -> Tensor:

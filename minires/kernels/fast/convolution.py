@@ -74,8 +74,8 @@ def conv2d_plan(size: Conv2dSize, itemsize: int, in_blocks: bool = True) -> Plan
     if by_rows:
         columns = SMALL_PRODUCT // weights if SMALL_PRODUCT // weights >= FEW else COLUMNS
         images = min(N, columns)
-        ows = OW
-        while ows > 1 and (ows * images > columns or OW % ows):
+        ows = max(1, min(OW, columns // images))
+        while OW % ows:
             ows -= 1
         if ows * images < FEW and images == N:
             ows = OW  # OW has no good divisor (a prime, say): a whole row beats a few columns
