@@ -20,7 +20,7 @@ from families import (
 )
 
 import minires
-from minires import Tensor, no_grad
+from minires import Tensor, no_grad, textbook
 from minires.optim import SGD, MultiStepLR
 
 GOLDEN = np.load(Path(__file__).parent / "reference" / "families.npz")
@@ -58,8 +58,12 @@ def compare_fingerprints(results, key, names_key, tolerance):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_float64(name):
-    """Logits in evaluation and training, the gradient of everything, every running statistic: to 1e-10."""
+    """Logits in evaluation and training, the gradient of everything, every running statistic: PyTorch's to 1e-10, and
+    those of the textbook's kernels to 1e-12."""
     results = results_of(name, np.float64)
+    with textbook():
+        for key, value in results_of(name, np.float64).items():
+            assert_close(value, results[key], 1e-12, f"{key} in textbook mode")
     compare_fingerprints(results, f"{name}/results", f"{name}/names", 1e-10)
     if TORCH:
         expected = torch_results(name)
@@ -92,9 +96,8 @@ def test_float32(name):
     raise AssertionError(f"the largest relative error at each of five points: {worst}")
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_twenty_steps(name):
-    """Momentum, weight decay and a schedule: after twenty steps every parameter is PyTorch's to 1e-8."""
+def trained(name):
+    """Loss, parameters and statistics after twenty steps with momentum, weight decay and a schedule."""
     network = network_of(name, np.float64)
     optimizer = SGD(network.parameters(), lr=TRAINED[name], momentum=0.9, weight_decay=1e-3)
     schedule = MultiStepLR(optimizer, [8, 15])
@@ -105,7 +108,16 @@ def test_twenty_steps(name):
         loss.backward()
         optimizer.step()
         schedule.step()
-    results = {"loss": np.asarray(loss.item()), **{k: v.numpy() for k, v in network.state_dict().items()}}
+    return {"loss": np.asarray(loss.item()), **{k: v.numpy() for k, v in network.state_dict().items()}}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_twenty_steps(name):
+    """After twenty steps every parameter is PyTorch's to 1e-8, and that of the textbook's kernels to 1e-12."""
+    results = trained(name)
+    with textbook():
+        for key, value in trained(name).items():
+            assert_close(value, results[key], 1e-12, f"{key} in textbook mode")
     compare_fingerprints(results, f"{name}/trained", f"{name}/trained names", 1e-8)
     if TORCH and name in ("resnet18", "resnet20"):  # the larger ones by the golden file alone: it is PyTorch's too
         for key, value in torch_training(name).items():
