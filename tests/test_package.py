@@ -105,7 +105,7 @@ FLOORS = [
     {"models", "tracing"},
     {"plots", "summary", "prediction", "fusion", "progress", "recipes", "divergence"},
     {"debug"},
-    {"evaluation", "workers", "training", "run_checkpoint", "runs", "comparison", "bench", "exercises"},
+    {"evaluation", "training", "run_checkpoint", "runs", "comparison", "bench", "exercises"},
     {"cli"},
 ]
 
