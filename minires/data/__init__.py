@@ -1,10 +1,17 @@
 """Images to train on. What reads files or starts threads is imported when it is asked for."""
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
 from minires.data.dataset import ArrayDataset, DataSplit
 from minires.data.digits import digits
 from minires.data.transforms import Compose, Cutout, Normalize, Pad, RandomCrop, RandomHorizontalFlip
+
+if TYPE_CHECKING:
+    from minires.data.folder import image_folder
+    from minires.data.loader import DataLoader
+    from minires.data.named import DATASETS, load_data
+    from minires.data.published import cifar10, cifar100, fashion_mnist, mnist
 
 __all__ = [
     "DATASETS",
@@ -39,7 +46,7 @@ LATER = {
 }
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """``data.DataLoader``, and ``from minires.data import DataLoader``."""
     if name in LATER:
         return getattr(importlib.import_module(f"minires.data.{LATER[name]}"), name)
