@@ -9,13 +9,12 @@ What is not needed at once is imported when it is asked for. The map of the hous
 """
 
 import importlib
-import importlib.abc
-import importlib.util
 import sys
+from importlib.machinery import ModuleSpec
 
 from minires import data, kernels, models, nn, optim
+from minires.data.binary import CheckpointError, DataError
 from minires.data.checkpoint import load, save
-from minires.data.errors import CheckpointError, DataError
 from minires.engine import cuda
 from minires.engine.convert import float32, float64, int64
 from minires.engine.creation import arange, from_numpy, full, ones, rand, randn, tensor, zeros
@@ -107,14 +106,14 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *ROOMS, *SHORT])
 
 
-class ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class ShortNames:
     """Finds ``minires.functional`` where it stands, as ``minires.nn.functional``: one module with two names."""
 
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> object:
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """What Python asks when it imports a name that is no file."""
         package, _, name = fullname.partition(".")
         if package == "minires" and name in SHORT:
-            return importlib.util.spec_from_loader(fullname, self)
+            return ModuleSpec(fullname, self)
         return None
 
     def create_module(self, spec: object) -> object:

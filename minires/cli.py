@@ -369,14 +369,14 @@ def bench(arguments: argparse.Namespace) -> int:
 
 def bench_mpi(arguments: argparse.Namespace) -> int:
     """Run ``minires bench --mpi``; returns the exit status."""
-    from minires.bench import mpi, scaling_picture
+    from minires.bench import mpi
 
     if arguments.threads != 1 or arguments.only:
         raise ValueError("--mpi gives every worker one thread and has rows of its own: leave out --threads and --only")
     check_picture(arguments.picture)
     report = mpi.run()
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else report, flush=True)
-    scaling_picture.draw(report, arguments.picture)
+    mpi.draw(report, arguments.picture)
     print(f"curves in {arguments.picture}", file=sys.stderr if arguments.json else sys.stdout)
     return 0
 

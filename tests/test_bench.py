@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 
 from minires import cli, models
-from minires.bench import floor, kernels, memory, networks, rows, run, sides, threads, timing
+from minires.bench import kernels, memory, networks, run, timing
 from minires.bench.kernels import Convolution, Layer
 from minires.bench.networks import Network
 from minires.bench.report import Remembered
-from minires.bench.rows import MemoryRow, Row
-from minires.kernels import conv2d_forward
+from minires.bench.run import MemoryRow, Row
 from minires.models.summary import summarize
 
 TORCH = importlib.util.find_spec("torch") is not None
@@ -26,8 +25,8 @@ needs_torch = pytest.mark.skipif(not TORCH, reason="PyTorch is not installed")
 
 SMALL_TRAINING = Network("a small training step", "resnet8", 4, (3, 16, 16), training=True)
 SMALL = [
-    Row("a small conv", rows.FORWARD, partial(kernels.convolution_forward, Convolution(2, 3, 8, 4)), 0, 1e-4),
-    Row("a small conv's dw", rows.BACKWARD, partial(kernels.convolution_backward, Convolution(2, 3, 8, 4)), 0, 1e-4),
+    Row("a small conv", run.FORWARD, partial(kernels.convolution_forward, Convolution(2, 3, 8, 4)), 0, 1e-4),
+    Row("a small conv's dw", run.BACKWARD, partial(kernels.convolution_backward, Convolution(2, 3, 8, 4)), 0, 1e-4),
     Row("a small ReLU", "layer", partial(kernels.relu_forward, Layer(2, 3, 8)), 0, 1e-4),
     Row(SMALL_TRAINING.name, "network", partial(networks.network_sides, SMALL_TRAINING), 0, 1e-3),
 ]
@@ -87,11 +86,11 @@ def test_figures_and_ratios():
 
 
 def test_the_table_is_complete():
-    timed = rows.timed_rows()
-    names = [row.name for row in timed] + [row.name for row in rows.memory_rows()]
+    timed = run.timed_rows()
+    names = [row.name for row in timed] + [row.name for row in run.memory_rows()]
     assert len(set(names)) == len(names)
     groups = [row.group for row in timed]
-    assert groups.count(rows.FORWARD) == groups.count(rows.BACKWARD) == 8 and groups.count("network") == 7
+    assert groups.count(run.FORWARD) == groups.count(run.BACKWARD) == 8 and groups.count("network") == 7
     for text in ("batch norm", "ReLU", "max pool"):
         for direction in ("forward", "backward"):
             assert any(name.startswith(text) and name.endswith(direction) for name in names)
@@ -99,7 +98,7 @@ def test_the_table_is_complete():
 
 def test_kernels_get_arrays_as_networks_have_them():
     x = kernels.feature_map(2, 3, 8, seed=0)
-    y, _ = conv2d_forward(np.ones((2, 1, 8, 8), np.float32), np.ones((3, 1, 1, 1), np.float32))
+    y, _ = kernels.fast.conv2d_forward(np.ones((2, 1, 8, 8), np.float32), np.ones((3, 1, 1, 1), np.float32))
     assert x.shape == y.shape and x.strides == y.strides and x.dtype == np.float32
     assert abs(x.mean()) < 0.3 and abs(x.std() - 1) < 0.3
 
@@ -119,8 +118,8 @@ CASES = {
 def test_both_sides_of_a_kernel_agree(name):
     case, *directions = CASES[name]
     for prepare in directions:
-        found = prepare(case, sides.load_pytorch())
-        sides.check_same(name, found, 1e-5)
+        found = prepare(case, timing.load_pytorch())
+        timing.check_same(name, found, 1e-5)
         results = found.minires()
         assert all(np.linalg.norm(result) > 0 for result in results)
         if name == "stem" and prepare is kernels.convolution_backward:
@@ -134,7 +133,7 @@ def test_both_sides_of_a_kernel_agree(name):
 )
 def test_both_sides_of_a_network_agree(model, size, training):
     network = Network("a network", model, 3, (3, size, size), training)
-    sides.check_same(network.name, networks.network_sides(network, sides.load_pytorch()), 1e-3)
+    timing.check_same(network.name, networks.network_sides(network, timing.load_pytorch()), 1e-3)
 
 
 @needs_torch
@@ -144,9 +143,9 @@ def test_both_optimisers_do_the_same(monkeypatch):
     monkeypatch.setattr(networks, "WEIGHT_DECAY", 0.1)
 
     def losses(step):
-        return [float(sides.to_array(step()[1])) for _ in range(5)]
+        return [float(timing.to_array(step()[1])) for _ in range(5)]
 
-    ours, theirs = networks.minires_step(SMALL_TRAINING), networks.pytorch_step(SMALL_TRAINING, sides.load_pytorch())
+    ours, theirs = networks.minires_step(SMALL_TRAINING), networks.pytorch_step(SMALL_TRAINING, timing.load_pytorch())
     expected = losses(theirs)
     assert losses(ours) == pytest.approx(expected, rel=1e-3)
     for name in ("MOMENTUM", "WEIGHT_DECAY"):
@@ -160,7 +159,7 @@ def test_both_optimisers_do_the_same(monkeypatch):
 def test_a_network_that_is_not_written_in_torch_is_refused():
     for name in ("preact_resnet20", "resnext50_32x4d", "mnist_resnet20"):
         with pytest.raises(ValueError, match=name):
-            sides.load_pytorch().build_like(name, {})
+            timing.load_pytorch().build_like(name, {})
 
 
 def test_a_change_is_made_to_our_network_only():
@@ -192,7 +191,7 @@ class Wrong:
 )
 def test_different_things_are_not_compared(theirs, message):
     with pytest.raises(RuntimeError, match="the row: MiniRes") as refused:
-        sides.check_same("the row", sides.Sides(Wrong(np.ones(3)), Wrong(*theirs)), 1e-4)
+        timing.check_same("the row", timing.Sides(Wrong(np.ones(3)), Wrong(*theirs)), 1e-4)
     assert message in str(refused.value)
 
 
@@ -213,22 +212,24 @@ def test_the_floor_counts_what_the_summary_counts():
     counted = summarize(model, (3, 32, 32))
     stem = counted.rows[0].macs
     for training, expected in ((False, 5 * counted.macs), (True, 5 * (3 * counted.macs - stem))):
-        products = floor.network_products(model, (3, 32, 32), 5, training)
+        products = networks.network_products(model, (3, 32, 32), 5, training)
         assert sum(product.multiply_adds for product in products) == expected
 
 
 def test_the_floor_of_a_convolution():
     stem = kernels.CONVOLUTIONS[-1]
     assert kernels.convolution_sizes(stem) == (64, 3 * 7 * 7, 8 * 112 * 112)
-    assert len(floor.backward_products(4, 27, 50)) == 2 and len(floor.backward_products(4, 27, 50, needs_dx=False)) == 1
+    assert (
+        len(timing.backward_products(4, 27, 50)) == 2 and len(timing.backward_products(4, 27, 50, needs_dx=False)) == 1
+    )
     for outputs in (4, 90):
-        dw, dx = floor.backward_products(outputs, 27, 50)
+        dw, dx = timing.backward_products(outputs, 27, 50)
         assert dw.rows >= dw.columns and dw.multiply_adds == dx.multiply_adds == outputs * 27 * 50
 
 
 def test_the_floor_runs_every_product(monkeypatch):
-    products = [floor.Product(2, 3, 4), floor.Product(5, 3, 4, transposed=True), floor.Product(2, 3, 4)]
-    work = floor.floor_work(products)
+    products = [timing.Product(2, 3, 4), timing.Product(5, 3, 4, transposed=True), timing.Product(2, 3, 4)]
+    work = timing.floor_work(products)
     ran, matmul = [], np.matmul
 
     def counted(a, b, out):
@@ -267,15 +268,15 @@ def test_memory_in_a_process_of_its_own():
 
 
 def test_threads_are_set_and_put_back():
-    pytorch, blas = sides.load_pytorch(), threads.numpys_blas()
+    pytorch, blas = timing.load_pytorch(), timing.numpys_blas()
     before = (blas and blas["num_threads"], pytorch and pytorch.torch.get_num_threads())
-    for count in range(1, min(threads.processors(), 2) + 1):
-        with threads.limited_to(count, pytorch):
-            system = threads.describe_system(count, pytorch)
+    for count in range(1, min(timing.processors(), 2) + 1):
+        with timing.limited_to(count, pytorch):
+            system = timing.describe_system(count, pytorch)
             assert system["blas_threads"] in (count, None) and system["torch_threads"] in (count, None)
             assert (system["blas_threads"] is None) == (blas is None)
             assert (system["torch_threads"] is None) == (not TORCH)
-    blas = threads.numpys_blas()
+    blas = timing.numpys_blas()
     assert (blas and blas["num_threads"], pytorch and pytorch.torch.get_num_threads()) == before
 
 

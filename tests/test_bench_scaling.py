@@ -7,7 +7,7 @@ import pytest
 from test_parallel import needs_mpi
 
 from minires import cli
-from minires.bench import mpi, scaling, scaling_picture
+from minires.bench import mpi, scaling
 from minires.bench.networks import Network
 from minires.bench.scaling import GOYAL, Link, Work, efficiency, ring_seconds, step_seconds
 
@@ -157,9 +157,9 @@ def test_steps_alone_need_no_communication():
 
 def test_the_picture_has_a_line_for_every_network(monkeypatch):
     drawn = []
-    monkeypatch.setattr(scaling_picture, "finished", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(mpi, "finished", lambda figure, path: drawn.append(figure))
     works = [Work("ResNet-20", 0.2, 1_078_888), Work("ResNet-50", 3.0, 102_228_128)]
-    scaling_picture.draw(mpi.ScalingReport([mpi.Scaled(1, 0.2, 0.0), mpi.Scaled(2, 0.3, 0.05)], LINK, works), "x.png")
+    mpi.draw(mpi.ScalingReport([mpi.Scaled(1, 0.2, 0.0), mpi.Scaled(2, 0.3, 0.05)], LINK, works), "x.png")
     here, small, large = drawn[0].axes
     assert len(small.lines) == len(scaling.NETWORKS) and len(large.lines) == len(scaling.NETWORKS) + 2
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in (here, small, large))

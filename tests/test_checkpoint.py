@@ -269,7 +269,7 @@ def payloads(target):
         + text("torch._utils")
         + text("_rebuild_tensor_v2.__globals__")
         + b"\x93",  # protocol 4 walks dotted names
-        "minires.data.torch_format.read": b"cminires.torch_format\nread\n",
+        "minires.data.torch_format.read": b"cminires.data.torch_format\nread\n",
     }
 
 

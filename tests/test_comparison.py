@@ -3,7 +3,7 @@
 import pytest
 
 from minires import cli
-from minires.data.errors import CheckpointError
+from minires.data.binary import CheckpointError
 from minires.train import comparison
 from minires.train.training import Epoch
 

@@ -1,5 +1,7 @@
 """The digits that are shipped, and the loader."""
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -80,3 +82,11 @@ def test_images_and_labels_stay_together():
 def test_bad_arguments(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+def test_what_is_imported_later_is_what_its_file_has():
+    for name, file in data.LATER.items():
+        assert name in data.__all__ and name in dir(data)
+        assert getattr(data, name) is getattr(importlib.import_module(f"minires.data.{file}"), name)
+    with pytest.raises(AttributeError, match="'minires.data' has no attribute 'imagenet'"):
+        data.imagenet  # noqa: B018

@@ -13,8 +13,8 @@ from datasets import at_most, cifar_records, idx, mnist_arrays, tar
 from PIL import Image
 
 from minires.data import image_folder
+from minires.data.binary import DataError
 from minires.data.cifar import read_cifar
-from minires.data.errors import DataError
 from minires.data.idx import read_idx_images, read_idx_labels
 
 ROUNDS = 60

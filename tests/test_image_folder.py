@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from minires.data import DataLoader, folder, image_folder, load_data
-from minires.data.errors import DataError
+from minires.data.binary import DataError
 from minires.data.images import MEAN, STD, open_image, read_image
 
 

@@ -13,8 +13,8 @@ import pytest
 import minires
 from minires import nn
 from minires.data import digits
+from minires.data.binary import CheckpointError
 from minires.data.checkpoint import to_safetensors
-from minires.data.errors import CheckpointError
 from minires.train.recipes import TrainOptions
 from minires.train.run_checkpoint import NO_DIGEST, Checkpoint, Checkpoints, decode, digest, encode
 from minires.train.training import Training, fit

@@ -15,7 +15,7 @@ import pytest
 import minires
 from minires import cli
 from minires.data import digits
-from minires.data.errors import CheckpointError
+from minires.data.binary import CheckpointError
 from minires.train import comparison, recipes, run_checkpoint, runs
 from minires.train.progress import Forecast, duration
 from minires.train.recipes import TrainOptions

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from minires import kernels
-from minires.bench.floor import backward_products, floor_work, forward_product
-from minires.bench.sides import Sides
+from minires.kernels import fast
+from minires.bench.timing import Sides, backward_products, floor_work, forward_product
 
 EPS = 1e-5  # of batch norm
 
@@ -75,7 +75,7 @@ def filled(array: np.ndarray, seed: int) -> np.ndarray:
 def feature_map(batch: int, channels: int, size: int, seed: int) -> np.ndarray:
     """Random numbers (N, C, H, W) in memory that a convolution returned: its order is what networks have."""
     x = np.zeros((batch, 1, size, size), np.float32)
-    y, _ = kernels.conv2d_forward(x, np.zeros((channels, 1, 1, 1), np.float32))
+    y, _ = fast.conv2d_forward(x, np.zeros((channels, 1, 1, 1), np.float32))
     return filled(y, seed)
 
 
@@ -100,7 +100,7 @@ def convolution_forward(case: Convolution, pytorch: ModuleType | None) -> Sides:
     options = {"stride": case.stride, "padding": case.padding, "needs_dx": case.needs_dx}
 
     def ours() -> list[np.ndarray]:
-        return [kernels.conv2d_forward(x, w, **options)[0]]
+        return [fast.conv2d_forward(x, w, **options)[0]]
 
     return Sides(
         ours,
@@ -113,11 +113,11 @@ def convolution_backward(case: Convolution, pytorch: ModuleType | None) -> Sides
     """The gradients of a convolution."""
     x, w = convolution_arrays(case)
     options = {"stride": case.stride, "padding": case.padding, "needs_dx": case.needs_dx}
-    _, cache = kernels.conv2d_forward(x, w, **options)
-    dy = filled(kernels.conv2d_forward(x, w, **options)[0], 2)  # of a second call: the cache may hold the first one's
+    _, cache = fast.conv2d_forward(x, w, **options)
+    dy = filled(fast.conv2d_forward(x, w, **options)[0], 2)  # of a second call: the cache may hold the first one's
 
     def ours() -> list[np.ndarray]:
-        return [gradient for gradient in kernels.conv2d_backward(dy, cache) if gradient is not None]
+        return [gradient for gradient in fast.conv2d_backward(dy, cache) if gradient is not None]
 
     return Sides(
         ours,
@@ -137,7 +137,7 @@ def batch_norm_forward(case: Layer, pytorch: ModuleType | None) -> Sides:
     x, gamma, beta = batch_norm_arrays(case)
 
     def ours() -> list[np.ndarray]:
-        return [kernels.batch_norm_forward(x, gamma, beta, eps=EPS)[0]]
+        return [fast.batch_norm_forward(x, gamma, beta, eps=EPS)[0]]
 
     return Sides(ours, pytorch.batch_norm_forward(x, gamma, beta, EPS) if pytorch else None)
 
@@ -145,11 +145,11 @@ def batch_norm_forward(case: Layer, pytorch: ModuleType | None) -> Sides:
 def batch_norm_backward(case: Layer, pytorch: ModuleType | None) -> Sides:
     """The gradients of batch norm in training."""
     x, gamma, beta = batch_norm_arrays(case)
-    _, cache = kernels.batch_norm_forward(x, gamma, beta, eps=EPS)
-    dy = filled(kernels.batch_norm_forward(x, gamma, beta, eps=EPS)[0], 3)
+    _, cache = fast.batch_norm_forward(x, gamma, beta, eps=EPS)
+    dy = filled(fast.batch_norm_forward(x, gamma, beta, eps=EPS)[0], 3)
 
     def ours() -> list[np.ndarray]:
-        return list(kernels.batch_norm_backward(dy, cache))
+        return list(fast.batch_norm_backward(dy, cache))
 
     return Sides(ours, pytorch.batch_norm_backward(x, gamma, beta, dy, EPS) if pytorch else None)
 
@@ -181,7 +181,7 @@ def max_pool_forward(case: Layer, pytorch: ModuleType | None) -> Sides:
     x = feature_map(*case, 0)
 
     def ours() -> list[np.ndarray]:
-        return [kernels.max_pool2d_forward(x, **POOLING)[0]]
+        return [fast.max_pool2d_forward(x, **POOLING)[0]]
 
     return Sides(ours, pytorch.max_pool_forward(x, *POOLING.values()) if pytorch else None)
 
@@ -189,10 +189,10 @@ def max_pool_forward(case: Layer, pytorch: ModuleType | None) -> Sides:
 def max_pool_backward(case: Layer, pytorch: ModuleType | None) -> Sides:
     """The gradient of max pooling."""
     x = feature_map(*case, 0)
-    _, cache = kernels.max_pool2d_forward(x, **POOLING)
-    dy = filled(kernels.max_pool2d_forward(x, **POOLING)[0], 1)
+    _, cache = fast.max_pool2d_forward(x, **POOLING)
+    dy = filled(fast.max_pool2d_forward(x, **POOLING)[0], 1)
 
     def ours() -> list[np.ndarray]:
-        return [kernels.max_pool2d_backward(dy, cache)]
+        return [fast.max_pool2d_backward(dy, cache)]
 
     return Sides(ours, pytorch.max_pool_backward(x, dy, *POOLING.values()) if pytorch else None)

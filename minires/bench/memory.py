@@ -16,9 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from minires.bench.networks import NETWORKS, Network, minires_step, pytorch_step
-from minires.bench.sides import load_pytorch
-from minires.bench.threads import limited_to
-from minires.bench.timing import Work
+from minires.bench.timing import Work, limited_to, load_pytorch
 
 STEPS = 2
 

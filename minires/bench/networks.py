@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minires.bench.floor import floor_work, network_products
-from minires.bench.sides import Sides
-from minires.bench.timing import Work
+from minires.bench.timing import Product, Sides, Work, backward_products, floor_work, forward_product
 from minires.engine.modes import no_grad
 from minires.engine.tensor import Tensor
 from minires.models import create_model
 from minires.models.fusion import fuse
-from minires.nn import BatchNorm2d, Module
+from minires.models.summary import summarize
+from minires.nn import BatchNorm2d, Conv2d, Linear, Module
 from minires.nn import functional as F
 from minires.optim import SGD
 
@@ -119,6 +118,27 @@ def pytorch_step(network: Network, pytorch: ModuleType) -> Work:
     if network.training:
         return pytorch.training_step(model, batch.images, batch.labels, LR, MOMENTUM, WEIGHT_DECAY)
     return pytorch.inference(model, batch.images)
+
+
+def network_products(model: Module, image: tuple[int, int, int], batch: int, training: bool) -> list[Product]:
+    """The products of a network's convolutions and linear layers, found by running one image through it.
+
+    Nobody asks for the gradient of the images, so the first layer has no dx.
+    """
+    modules = dict(model.named_modules())
+    products = []
+    first = True
+    for row in summarize(model, image).rows:
+        layer = modules[row.name]
+        if isinstance(layer, (Conv2d, Linear)):
+            outputs = layer.weight.shape[0]
+            inputs = layer.weight.numel() // outputs
+            places = batch * int(np.prod(row.output_shape[2:]))
+            products.append(forward_product(outputs, inputs, places))
+            if training:
+                products.extend(backward_products(outputs, inputs, places, needs_dx=not first))
+            first = False
+    return products
 
 
 def network_sides(network: Network, pytorch: ModuleType | None) -> Sides:

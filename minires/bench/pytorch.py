@@ -1,6 +1,6 @@
 """PyTorch's side: the same kernels called bare, the same networks in torch.nn, the same steps.
 
-The only file of MiniRes that imports PyTorch. It is imported through ``sides.load_pytorch`` where PyTorch is installed.
+The only file of MiniRes that imports PyTorch; ``timing.load_pytorch`` imports it where PyTorch is installed.
 The networks are torchvision's in structure, names and in-place operations.
 """
 

@@ -1,41 +1,17 @@
-"""Images to train on."""
+"""Images to train on. What reads files or starts threads is imported when it is asked for."""
 
-import os
-from collections.abc import Callable
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from minires.data.dataset import ArrayDataset, DataSplit
 from minires.data.digits import digits
-from minires.data.folder import image_folder
-from minires.data.loader import DataLoader
-from minires.data.published import cifar10, cifar100, fashion_mnist, mnist
 from minires.data.transforms import Compose, Cutout, Normalize, Pad, RandomCrop, RandomHorizontalFlip
-from minires.engine.armour import lookup
 
-DATASETS: dict[str, Callable[[], DataSplit]] = {
-    "digits": digits,
-    "mnist": mnist,
-    "fashion-mnist": fashion_mnist,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-}
-
-
-def load_data(name: str | os.PathLike) -> DataSplit:
-    """A data set by its name, or the path of a folder of images; split for training and test.
-
-    Errors: ValueError for an unknown name, with the nearest one; FileNotFoundError for a path that is not there;
-        DataError for files that cannot be read; OSError where files cannot be fetched, saying which to put where.
-    """
-    path = os.fspath(name)
-    if path in DATASETS:
-        return DATASETS[path]()
-    if os.path.isdir(path) or os.path.dirname(path) or isinstance(name, os.PathLike):
-        return image_folder(path)
-    try:
-        return lookup(DATASETS, path, "data set")()
-    except ValueError as error:
-        raise ValueError(f"{error}, and a folder of images is named by its path") from error
-
+if TYPE_CHECKING:
+    from minires.data.folder import image_folder
+    from minires.data.loader import DataLoader
+    from minires.data.named import DATASETS, load_data
+    from minires.data.published import cifar10, cifar100, fashion_mnist, mnist
 
 __all__ = [
     "DATASETS",
@@ -56,3 +32,26 @@ __all__ = [
     "load_data",
     "mnist",
 ]
+
+#: What is imported when it is asked for, and the file that has it.
+LATER = {
+    "DATASETS": "named",
+    "DataLoader": "loader",
+    "cifar10": "published",
+    "cifar100": "published",
+    "fashion_mnist": "published",
+    "image_folder": "folder",
+    "load_data": "named",
+    "mnist": "published",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """``data.DataLoader``, and ``from minires.data import DataLoader``."""
+    if name in LATER:
+        return getattr(importlib.import_module(f"minires.data.{LATER[name]}"), name)
+    raise AttributeError(f"module 'minires.data' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LATER})

@@ -1,21 +1,27 @@
-"""Reading files of bytes with care: packed or not, exactly as many bytes as expected, and every fault a DataError."""
+"""Reading files of bytes with care: packed or not, exactly as many bytes as expected, and every fault a DataError.
+
+The two errors of MiniRes's own are here; everything else that it raises is one of Python's.
+"""
 
 from __future__ import annotations
 
-import gzip
 import os
-import tarfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from minires.data.errors import DataError
-
 CHUNK = 1 << 20  # bytes asked for at once: memory grows only with what is really there
 DEFLATE = 1032  # times its size: more than this no gzip stream unpacks to
+
+
+class CheckpointError(ValueError):
+    """A file of weights that cannot be read: damaged, of another kind, or asking for what no tensor needs."""
+
+
+class DataError(ValueError):
+    """A file of images or labels that cannot be read: damaged, cut short, of another kind or of the wrong size."""
 
 
 @contextmanager
@@ -25,6 +31,10 @@ def opened(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
     Errors: DataError that names the file, for whatever is found wrong while it is read; OSError where it cannot be
         opened.
     """
+    import gzip  # these three here: whoever imports MiniRes imports this file, for its errors
+    import tarfile
+    import zlib
+
     with open(path, "rb") as raw:
         size = os.fstat(raw.fileno()).st_size
         packed = raw.read(2) == b"\x1f\x8b"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minires.data.errors import CheckpointError
+from minires.data.binary import CheckpointError
 from minires.engine.creation import from_numpy
 from minires.engine.tensor import Tensor
 from minires.kernels.backend import to_numpy

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minires.data.binary import CHUNK, check_end, check_labels, fill, opened
-from minires.data.errors import DataError
+from minires.data.binary import CHUNK, DataError, check_end, check_labels, fill, opened
 
 PIXELS = 3 * 32 * 32
 MEMBERS = 100  # of an archive: the real ones have ten

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +57,8 @@ class DataSplit(NamedTuple):
 
 def fingerprint(*datasets: ArrayDataset) -> str:
     """What tells data sets apart: a checksum of their sizes, their labels, and up to 64 images spread over each."""
+    import hashlib
+
     digest = hashlib.sha256()
     for dataset in datasets:
         chosen = np.linspace(0, len(dataset) - 1, min(64, len(dataset))).astype(int)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from minires.data.binary import DataError
 from minires.data.dataset import ArrayDataset, DataSplit
-from minires.data.errors import DataError
 from minires.data.images import MEAN, STD, open_image, open_picture, resize_and_crop
 from minires.data.transforms import Normalize
 

@@ -11,8 +11,7 @@ import struct
 
 import numpy as np
 
-from minires.data.binary import check_end, check_labels, opened, read_bytes
-from minires.data.errors import DataError
+from minires.data.binary import DataError, check_end, check_labels, opened, read_bytes
 
 
 def read_idx(path: str | os.PathLike, axes: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minires.data.errors import DataError
+from minires.data.binary import DataError
 from minires.data.transforms import Normalize
 
 if TYPE_CHECKING:

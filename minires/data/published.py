@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from minires.data.binary import DataError
 from minires.data.cifar import CIFAR10, CIFAR100, Records, read_cifar
 from minires.data.dataset import ArrayDataset, DataSplit
 from minires.data.downloads import Published, cache_folder, fetch, has_checksum, in_words, is_the_file
-from minires.data.errors import DataError
 from minires.data.idx import read_idx_images, read_idx_labels
 from minires.data.transforms import Normalize
 

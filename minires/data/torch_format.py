@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minires.data.errors import CheckpointError
+from minires.data.binary import CheckpointError
 from minires.engine.creation import from_numpy
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before 1.6

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minires.data.errors import CheckpointError
+from minires.data.binary import CheckpointError
 from minires.train.progress import duration
 from minires.train.runs import CONFIG, METRICS
 from minires.train.training import Epoch

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minires.data import ArrayDataset, DataLoader, load_data
+from minires.data.binary import CheckpointError, DataError
 from minires.data.checkpoint import load, read_npz, state_dict_of
-from minires.data.errors import CheckpointError, DataError
 from minires.data.images import normalize, read_image
 from minires.engine.modes import no_grad
 from minires.engine.tensor import Tensor

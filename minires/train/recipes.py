@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-from minires.data import DATASETS
+from minires.data import DATASETS, ArrayDataset
+from minires.data.dataset import fingerprint
 from minires.data.transforms import Compose, RandomCrop, RandomHorizontalFlip
 from minires.engine.armour import lookup
 from minires.nn import Module
@@ -25,6 +26,7 @@ from minires.optim import (
     Optimizer,
     SequentialLR,
 )
+from minires.train import parallel
 
 
 @dataclass
@@ -109,6 +111,9 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("one-cycle", "multi-step", "cosine", "constant")
 AUGMENTATIONS = ("none", "crop", "crop-flip")
 
+#: Options that need not be the same on all workers.
+OWN = ("data", "threads", "workers", "checkpoint_every")
+
 
 def options_for(given: Mapping[str, Any]) -> TrainOptions:
     """The options of a recipe with some of them overridden.
@@ -191,6 +196,29 @@ def check_options(options: TrainOptions) -> None:
     if options.warmup and (options.schedule == "one-cycle" or options.warmup >= length):
         refuse("warmup", f"below the run's {length} {unit}, and one-cycle has a warm-up of its own")
     interval(options.checkpoint_every)
+
+
+def check_workers(options: TrainOptions, model: Module, train: ArrayDataset, test: ArrayDataset) -> None:
+    """Refuse what cannot be trained by so many workers, and workers that would train different things.
+
+    Errors: ValueError, on all workers alike.
+    """
+    size = parallel.size()
+    if size == 1:
+        return
+    facts = {f"--{name.replace('_', '-')}": v for name, v in asdict(options).items() if name not in OWN}
+    facts.update({name: f"{tensor.dtype} {tensor.shape}" for name, tensor in model.state_dict().items()})
+    facts["the checksum of the data"] = fingerprint(train, test)[:12]
+    parallel.check_same(facts)
+    if options.batch_size % size or options.batch_size < 2 * size:
+        raise ValueError(
+            f"--batch-size counts the images of all workers and must be a multiple of their number, {size}, with two "
+            f"images for each at least; got {options.batch_size}"
+        )
+    if len(train) < 2 * size:
+        raise ValueError(f"{size} workers need {2 * size} training images at least, and there are {len(train)}")
+    if (train.labels == -100).any():
+        raise ValueError("labels of -100 (images that do not count) cannot be trained on by several workers")
 
 
 def interval(text: str) -> tuple[int, float]:

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minires.data.binary import CheckpointError
 from minires.data.checkpoint import read_safetensors, to_safetensors, write_whole
-from minires.data.errors import CheckpointError
 from minires.train.launch import first
 from minires.train.recipes import TrainOptions, check_options, interval
 from minires.train.training import Training

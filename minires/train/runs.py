@@ -18,8 +18,8 @@ import numpy as np
 
 import minires
 from minires.data import DATASETS, DataSplit, load_data
+from minires.data.binary import CheckpointError
 from minires.data.checkpoint import save, write_whole
-from minires.data.errors import CheckpointError
 from minires.debug.plots import plot_curves
 from minires.kernels.backend import check_device
 from minires.models import create_model
@@ -28,10 +28,9 @@ from minires.train import parallel
 from minires.train.divergence import Divergence
 from minires.train.launch import choose_gpu, cores, first
 from minires.train.progress import Shielded
-from minires.train.recipes import TrainOptions, check_options, describe
+from minires.train.recipes import TrainOptions, check_options, check_workers, describe
 from minires.train.run_checkpoint import CURRENT, PREVIOUS, Checkpoint, Checkpoints, find_checkpoint, options_from
 from minires.train.training import Epoch, Score, Stopped, Training, fit
-from minires.train.workers import check_workers
 
 CONFIG, METRICS, CURVES, WEIGHTS = "config.json", "metrics.csv", "curves.png", "last.safetensors"
 

@@ -31,12 +31,12 @@ from minires.train.recipes import (
     TrainOptions,
     augmentation,
     check_options,
+    check_workers,
     make_optimizer,
     make_schedule,
     total_epochs,
     total_steps,
 )
-from minires.train.workers import check_workers
 
 
 class Epoch(NamedTuple):
