@@ -346,7 +346,8 @@ def test_every_public_operation_is_called():
         f"F.{n}" for n, f in vars(functional).items() if inspect.isfunction(f) and f.__module__ == functional.__name__
     ]
     own += [f"m.{n}" for n, f in vars(creation).items() if inspect.isfunction(f) and hasattr(minires, n)]
-    own += [f"nn.{n}" for n in nn.__all__ if getattr(getattr(nn, n), "__module__", "") == nn.layers.__name__]
+    layers = (nn.layers.__name__, nn.more_layers.__name__)
+    own += [f"nn.{n}" for n in nn.__all__ if getattr(getattr(nn, n), "__module__", "") in layers]
     for kind in (Tensor, *Tensor.__bases__):
         own += [f"T.{n}" for n in vars(kind) if n not in NOT_CALLED]
     missing = sorted(set(own) - set(CALLS) - {"F.move_towards", "F.check_batch_norm", "F.announce_batch_norm"})
