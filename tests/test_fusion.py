@@ -148,6 +148,18 @@ def test_relu_goes_in_place_only_where_nothing_else_sees_it():
     assert not alone[0].inplace
 
 
+@pytest.mark.parametrize("name", ["resnet20", "preact_resnet20", "resnet50"])
+def test_the_additions_of_a_fused_network_write_over_the_branch(name):
+    model = minires_network(name, generator=np.random.default_rng(5)).eval()
+    fused = minires.fuse(model)
+    rng = np.random.default_rng(0)
+    for block, own in ((fused.layer1[0], True), (model.layer1[0], False)):
+        x, branch = (Tensor(rng.standard_normal((2, 3, 4, 4))) for _ in range(2))
+        with minires.no_grad():
+            y = block.residual_add(x, branch)
+        assert np.shares_memory(y.numpy(), branch.numpy()) == own
+
+
 class Odd(nn.Module):
     """A ReLU on something that is read again: a parameter, a view, the branch of an addition."""
 

@@ -23,7 +23,7 @@ from minires import Tensor, apply, kernels, nn
 from minires.data import DataLoader, digits
 from minires.gradcheck import check_kernel
 from minires.kernels.batch_norm import from_rows, to_rows
-from minires.nn.modes import in_mode, statistics_kept
+from minires.nn.state import in_mode, statistics_kept
 from minires.optim import SGD
 from minires.train.recipes import TrainOptions
 from minires.train.training import evaluate, fit

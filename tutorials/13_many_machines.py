@@ -117,7 +117,7 @@ for count in (2, 4, 10, 20):
 #
 # Synchronised batch norm adds up the sums of all workers before it divides: two small sums a layer forward and one
 # backward, and the result is that of one worker with the whole batch. Mean and variance need only sums, and so does the
-# backward: of dy, and of dy times x_hat. Read `SyncBatchNorm` in `minires/nn/sync_batch_norm.py`, and do
+# backward: of dy, and of dy times x_hat. Read `SyncBatchNorm` in `minires/nn/more_layers.py`, and do
 # `minires exercise start batch_norm_backward` with the question in mind which of its sums run over the batch.
 #
 # Let four "workers" in one process show it for the forward: each gives its count, its sum, then its sum of squares of

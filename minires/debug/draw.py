@@ -14,7 +14,7 @@ from minires.engine.modes import enable_grad
 from minires.engine.tensor import Tensor
 from minires.models import INPUTS
 from minires.nn import Conv2d, Linear, Module
-from minires.nn.modes import in_mode
+from minires.nn.state import in_mode
 
 PICTURES = (".svg", ".png")
 TEXTS = (".dot", ".mmd", ".mermaid")

@@ -11,34 +11,17 @@ Every block takes (in_channels, channels, stride, options): see BlockOptions.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
-
 from minires.engine.tensor import Tensor
+from minires.models.options import DEFAULTS, BlockOptions, check_bottleneck, check_shortcut, refuse_bottleneck_options
 from minires.nn import BatchNorm2d, Conv2d, Module, ReLU, Sequential
 from minires.nn import functional as F
-
-
-class BlockOptions(NamedTuple):
-    """What all blocks of a network have in common."""
-
-    shortcut: str = "B"  # "A", "B" or "C"
-    groups: int = 1  # of the 3x3 convolution of a Bottleneck: 32 in ResNeXt
-    width_per_group: int = 64  # 64 means as many channels as the stage says: 128 in a wide ResNet
-    stride_in: str = "3x3"  # which convolution of a Bottleneck has the stride: "3x3" (v1.5) or "1x1" (the paper's)
-    generator: np.random.Generator | None = None  # of the initial weights
-
-
-DEFAULTS = BlockOptions()
 
 
 class ShortcutA(Module):
     """Option A as a layer. Shapes: (N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
 
     def __init__(self, out_channels: int, stride: int):
-        self.out_channels = out_channels
-        self.stride = stride
+        self.out_channels, self.stride = out_channels, stride
 
     def forward(self, input: Tensor) -> Tensor:
         return F.shortcut_a(input, self.out_channels, self.stride)
@@ -50,12 +33,8 @@ class ShortcutA(Module):
 def make_shortcut(
     in_channels: int, out_channels: int, stride: int, options: BlockOptions, norm: bool = True
 ) -> Module | None:
-    """The shortcut past a block: None where it is the identity; norm=False leaves out the batch norm of B and C.
-
-    Errors: ValueError for another option than A, B or C.
-    """
-    if options.shortcut not in ("A", "B", "C"):
-        raise ValueError(f'shortcut must be "A", "B" or "C", got {options.shortcut!r}')
+    """The shortcut past a block; None where it is the identity. Errors: ValueError for an option other than A, B, C."""
+    check_shortcut(options.shortcut)
     if options.shortcut != "C" and stride == 1 and in_channels == out_channels:
         return None
     if options.shortcut == "A":
@@ -68,28 +47,15 @@ def conv3x3(
     in_channels: int, out_channels: int, stride: int, options: BlockOptions, groups: int = 1, dilation: int = 1
 ) -> Conv2d:
     """A 3x3 convolution without bias, padded so that stride 1 keeps the image's size."""
+    padding = dilation
     return Conv2d(
-        in_channels,
-        out_channels,
-        3,
-        stride,
-        padding=dilation,
-        dilation=dilation,
-        groups=groups,
-        bias=False,
-        generator=options.generator,
+        in_channels, out_channels, 3, stride, padding, dilation, groups, bias=False, generator=options.generator
     )
 
 
 def conv1x1(in_channels: int, out_channels: int, stride: int, options: BlockOptions) -> Conv2d:
     """A 1x1 convolution without bias."""
     return Conv2d(in_channels, out_channels, 1, stride, bias=False, generator=options.generator)
-
-
-def refuse_bottleneck_options(block: str, options: BlockOptions, dilation: int) -> None:
-    """Errors: ValueError for options that only a Bottleneck has."""
-    if options.groups != 1 or options.width_per_group != 64 or dilation != 1 or options.stride_in != "3x3":
-        raise ValueError(f"{block} has no groups, width_per_group, stride_in or dilation: take a Bottleneck network")
 
 
 class BasicBlock(Module):
@@ -101,14 +67,11 @@ class BasicBlock(Module):
     """
 
     expansion = 1
+    branch_ends_with = "bn2"  # where its weight is 0, the block is the identity
+    residual_add = staticmethod(F.residual_add)  # in a fused network it writes over the branch
 
     def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        stride: int = 1,
-        options: BlockOptions = DEFAULTS,
-        dilation: int = 1,
+        self, in_channels: int, channels: int, stride: int = 1, options: BlockOptions = DEFAULTS, dilation: int = 1
     ):
         refuse_bottleneck_options("BasicBlock", options, dilation)
         self.conv1 = conv3x3(in_channels, channels, stride, options)
@@ -125,7 +88,7 @@ class BasicBlock(Module):
         out = self.relu(out)
         out = self.conv2(out)
         out = self.bn2(out)
-        out = F.residual_add(identity, out, self.relu.inplace)
+        out = self.residual_add(identity, out)
         return self.relu(out)
 
 
@@ -139,23 +102,15 @@ class Bottleneck(Module):
     """
 
     expansion = 4
+    branch_ends_with = "bn3"
+    residual_add = staticmethod(F.residual_add)
 
     def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        stride: int = 1,
-        options: BlockOptions = DEFAULTS,
-        dilation: int = 1,
+        self, in_channels: int, channels: int, stride: int = 1, options: BlockOptions = DEFAULTS, dilation: int = 1
     ):
-        if options.stride_in not in ("3x3", "1x1"):
-            raise ValueError(f'stride_in must be "3x3" or "1x1", got {options.stride_in!r}')
-        first, second = (1, stride) if options.stride_in == "3x3" else (stride, 1)
         width = channels * options.width_per_group // 64 * options.groups
-        if width < options.groups:
-            raise ValueError(
-                f"width {channels} is too small for groups={options.groups}, width_per_group={options.width_per_group}"
-            )
+        check_bottleneck(channels, width, options)
+        first, second = (1, stride) if options.stride_in == "3x3" else (stride, 1)
         out_channels = channels * self.expansion
         self.conv1 = conv1x1(in_channels, width, first, options)
         self.bn1 = BatchNorm2d(width)
@@ -176,26 +131,17 @@ class Bottleneck(Module):
         out = self.relu(out)
         out = self.conv3(out)
         out = self.bn3(out)
-        out = F.residual_add(identity, out, self.relu.inplace)
+        out = self.residual_add(identity, out)
         return self.relu(out)
 
 
 class PlainBlock(Module):
-    """BasicBlock without its shortcut: what deep networks were made of before.
-
-    Shapes: (N, in_channels, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)).
-    Source: the plain networks of He et al. 2015, section 3.3.
-    """
+    """BasicBlock without its shortcut; shapes as there. Source: the plain networks of He et al. 2015, section 3.3."""
 
     expansion = 1
 
     def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        stride: int = 1,
-        options: BlockOptions = DEFAULTS,
-        dilation: int = 1,
+        self, in_channels: int, channels: int, stride: int = 1, options: BlockOptions = DEFAULTS, dilation: int = 1
     ):
         refuse_bottleneck_options("PlainBlock", options, dilation)
         self.conv1 = conv3x3(in_channels, channels, stride, options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from minires.engine.tensor import Node, Tensor
 from minires.kernels.backend import to_device, to_numpy
 from minires.models.tracing import layer_calls
 from minires.nn import BatchNorm2d, Conv2d, Identity, Module, Parameter, ReLU
+from minires.nn import functional as F
 
 AnyModule = TypeVar("AnyModule", bound=Module)
 
@@ -58,6 +60,9 @@ def fuse(model: AnyModule, example: Tensor | None = None) -> AnyModule:
             replace(fused, norm, Identity())
         for relu in relus:
             relu.inplace = True
+        for block in fused.modules():  # an addition in place follows its block's ReLU
+            if getattr(type(block), "residual_add", None) is F.residual_add and block.relu in relus:
+                block.residual_add = partial(F.residual_add, inplace=True)
         after = fused(example.clone())
     check_agreement(before, after)
     return fused
@@ -78,8 +83,8 @@ FRESH = ("conv2d", "batch_norm_inference", "residual_add", "linear")
 
 def what_can_change(model: Module, example: Tensor) -> tuple[list[tuple[Conv2d, BatchNorm2d]], list[ReLU]]:
     """What one recorded run shows: the convolutions whose output a batch norm takes and nothing else, each layer called
-    once; and the ReLUs whose input is always new memory that nothing else reads. A block's ReLU tells its addition too
-    to write over the branch, so the same is asked of that."""
+    once; and the ReLUs whose input is always new memory that nothing else reads. Where a block's ReLU writes over its
+    input, its addition writes over the branch, so the same is asked of that."""
     with enable_grad():
         calls, output = layer_calls(model, Tensor(example.array.copy(), requires_grad=True))
     nodes = [] if output.node is None else topological_order(output.node)

@@ -7,7 +7,8 @@ wherever a block keeps the shape. Where it changes, the shortcut starts after th
 from __future__ import annotations
 
 from minires.engine.tensor import Tensor
-from minires.models.blocks import DEFAULTS, BlockOptions, conv1x1, conv3x3, make_shortcut, refuse_bottleneck_options
+from minires.models.blocks import conv1x1, conv3x3, make_shortcut
+from minires.models.options import DEFAULTS, BlockOptions, refuse_bottleneck_options
 from minires.nn import BatchNorm2d, Module, ReLU
 from minires.nn import functional as F
 
@@ -21,14 +22,11 @@ class PreActBlock(Module):
     """
 
     expansion = 1
+    branch_ends_with = "conv2"  # where its weight is 0, the block is the identity
+    residual_add = staticmethod(F.residual_add)  # in a fused network it writes over the branch
 
     def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        stride: int = 1,
-        options: BlockOptions = DEFAULTS,
-        dilation: int = 1,
+        self, in_channels: int, channels: int, stride: int = 1, options: BlockOptions = DEFAULTS, dilation: int = 1
     ):
         refuse_bottleneck_options("PreActBlock", options, dilation)
         self.bn1 = BatchNorm2d(in_channels)
@@ -46,7 +44,7 @@ class PreActBlock(Module):
         out = self.bn2(out)
         out = self.relu(out)
         out = self.conv2(out)
-        return F.residual_add(identity, out, self.relu.inplace)
+        return self.residual_add(identity, out)
 
 
 class PreActBottleneck(Module):
@@ -57,14 +55,11 @@ class PreActBottleneck(Module):
     """
 
     expansion = 4
+    branch_ends_with = "conv3"
+    residual_add = staticmethod(F.residual_add)
 
     def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        stride: int = 1,
-        options: BlockOptions = DEFAULTS,
-        dilation: int = 1,
+        self, in_channels: int, channels: int, stride: int = 1, options: BlockOptions = DEFAULTS, dilation: int = 1
     ):
         refuse_bottleneck_options("PreActBottleneck", options, dilation)
         out_channels = channels * self.expansion
@@ -88,4 +83,4 @@ class PreActBottleneck(Module):
         out = self.bn3(out)
         out = self.relu(out)
         out = self.conv3(out)
-        return F.residual_add(identity, out, self.relu.inplace)
+        return self.residual_add(identity, out)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from minires.engine.tensor import Tensor
-from minires.models.blocks import BasicBlock, BlockOptions, Bottleneck, PlainBlock
+from minires.models.blocks import BasicBlock, Bottleneck, PlainBlock
+from minires.models.options import BlockOptions, check_network, stages_dilated
 from minires.models.preactivation import PreActBlock, PreActBottleneck
 from minires.nn import AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Module, ReLU, Sequential, init
 
-Block = type[BasicBlock] | type[Bottleneck] | type[PlainBlock] | type[PreActBlock] | type[PreActBottleneck]
+Block = type[BasicBlock | Bottleneck | PlainBlock | PreActBlock | PreActBottleneck]
 
 
 class ResNet(Module):
@@ -49,22 +50,8 @@ class ResNet(Module):
         final_norm: bool = False,
         generator: np.random.Generator | None = None,
     ):
-        if len(layers) != len(widths) or min(layers) < 1:
-            raise ValueError(f"ResNet: expected a positive number of blocks a width, got {layers} for {widths}")
-        if stem not in ("imagenet", "cifar"):
-            raise ValueError(f'ResNet: stem must be "imagenet" or "cifar", got {stem!r}')
-        if shortcut not in ("A", "B", "C"):
-            raise ValueError(f'shortcut must be "A", "B" or "C", got {shortcut!r}')
-        if zero_init_residual and block is PlainBlock:
-            raise ValueError("zero_init_residual: a plain network has no residual")
-        if isinstance(replace_stride_with_dilation, bool):
-            raise ValueError("replace_stride_with_dilation needs one bool for each stage but the first, got one bool")
-        dilate = replace_stride_with_dilation or (False,) * (len(layers) - 1)
-        if len(dilate) != len(layers) - 1:
-            raise ValueError(
-                f"ResNet: replace_stride_with_dilation needs one bool for each stage but the first, "
-                f"{len(layers) - 1}, got {replace_stride_with_dilation}"
-            )
+        check_network(layers, widths, stem, shortcut, zero_init_residual, plain=block is PlainBlock)
+        dilated = stages_dilated(replace_stride_with_dilation, len(layers))
         options = BlockOptions(shortcut, groups, width_per_group, stride_in, generator)
         preactivation = block in (PreActBlock, PreActBottleneck)
         channels = widths[0]
@@ -79,15 +66,12 @@ class ResNet(Module):
         dilation = 1
         for i in range(self.stages):
             stride, first_dilation = (1 if i == 0 else 2), dilation
-            if i > 0 and dilate[i - 1]:
+            if dilated[i]:
                 stride, dilation = 1, 2 * dilation
-            stage = Sequential()
-            for j in range(layers[i]):
-                if j == 0:
-                    stage.append(block(channels, widths[i], stride, options, first_dilation))
-                else:
-                    stage.append(block(channels, widths[i], 1, options, dilation))
-                channels = widths[i] * block.expansion
+            stage = Sequential(block(channels, widths[i], stride, options, first_dilation))
+            channels = widths[i] * block.expansion
+            for _ in range(layers[i] - 1):
+                stage.append(block(channels, widths[i], 1, options, dilation))
             self.add_module(f"layer{i + 1}", stage)
         self.norm = BatchNorm2d(channels) if final_norm else None
         self.avgpool = AdaptiveAvgPool2d(1) if include_top else None
@@ -99,15 +83,9 @@ class ResNet(Module):
         for module in self.modules():
             if isinstance(module, Conv2d):
                 init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-            elif zero_init_residual and isinstance(module, BasicBlock):
-                init.zeros_(module.bn2.weight)
-            elif zero_init_residual and isinstance(module, Bottleneck):
-                init.zeros_(module.bn3.weight)
-        for module in self.modules():  # pre-activation blocks end with a convolution
-            if zero_init_residual and isinstance(module, PreActBlock):
-                init.zeros_(module.conv2.weight)
-            elif zero_init_residual and isinstance(module, PreActBottleneck):
-                init.zeros_(module.conv3.weight)
+        for module in self.modules():
+            if zero_init_residual and hasattr(module, "branch_ends_with"):
+                init.zeros_(getattr(module, module.branch_ends_with).weight)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)

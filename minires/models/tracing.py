@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from minires.nn import Module
-from minires.nn.modes import in_mode
+from minires.nn.state import in_mode
 
 
 class Call(NamedTuple):

@@ -4,21 +4,16 @@ from minires.nn import functional, init
 from minires.nn.container import ModuleList, Sequential
 from minires.nn.layers import (
     AdaptiveAvgPool2d,
-    AvgPool2d,
     BatchNorm2d,
     Conv2d,
     CrossEntropyLoss,
-    Dropout,
-    Flatten,
     Identity,
     Linear,
     MaxPool2d,
     ReLU,
-    Sigmoid,
-    Tanh,
 )
 from minires.nn.module import Module, Parameter
-from minires.nn.sync_batch_norm import SyncBatchNorm
+from minires.nn.more_layers import AvgPool2d, Dropout, Flatten, Sigmoid, SyncBatchNorm, Tanh
 
 __all__ = [
     "AdaptiveAvgPool2d",

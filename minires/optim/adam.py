@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from minires.kernels.backend import Array, array_module, one_launch
-from minires.optim.optimizer import Optimizer
+from minires.kernels.backend import Array, array_module
+from minires.optim.optimizer import Optimizer, launch
 
 
 def adam_step(
@@ -40,14 +40,6 @@ class Adam(Optimizer):
     ):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    def checked(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The options as plain numbers. Errors: ValueError for one out of range."""
-        checked = super().checked(options)
-        betas = checked["betas"]
-        if not isinstance(betas, tuple) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"{self.name}: betas must be two numbers of at least 0 and below 1, got {betas}")
-        return checked
-
     def update(self, state: dict[str, Any], p: Array, grad: Array, group: dict[str, Any]) -> None:
         """Move one parameter: the formula of the class, by the function at the top."""
         xp = array_module(p)
@@ -61,7 +53,7 @@ class Adam(Optimizer):
         correction2 = 1 - beta2 ** state["step"]
         lr, root = float(group["lr"]) / correction1, correction2**0.5
         m, v = state["exp_avg"], state["exp_avg_sq"]
-        one_launch(adam_step, p)(p, g, m, v, lr, 1 - beta1, 1 - beta2, root, group["eps"])
+        launch(adam_step, p, g, m, v, lr, 1 - beta1, 1 - beta2, root, group["eps"])
 
     def decayed(self, p: Array, grad: Array, group: dict[str, Any]) -> Array:
         """The gradient with the weight decay in it."""

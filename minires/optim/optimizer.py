@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from minires.engine.modes import no_grad
 from minires.engine.tensor import Tensor
-from minires.kernels.backend import Array, device_of, is_array, to_device
+from minires.kernels.backend import Array, device_of, is_array, one_launch, to_device
+
+
+def launch(step: Callable[..., None], p: Array, *others: Any) -> None:
+    """Run ``step(p, *others)``, a chain of element-wise lines in place; on a GPU as one kernel, see one_launch."""
+    one_launch(step, p)(p, *others)
 
 
 class Optimizer:
@@ -64,7 +69,8 @@ class Optimizer:
     def checked(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options with plain floats (a Tensor is welcome here, and not in the formula).
 
-        Errors: ValueError for a number that is negative or not finite; subclasses add what else they require.
+        Errors: ValueError for a number that is negative or not finite, betas that are not two numbers below 1, and
+            nesterov without momentum; subclasses may add what else they require.
         """
         checked = {}
         for name, value in options.items():
@@ -77,6 +83,11 @@ class Optimizer:
                     raise TypeError(f"{self.name}: {name} must be a number, got {value!r}") from error
             if not isinstance(checked[name], tuple) and (checked[name] < 0 or not math.isfinite(checked[name])):
                 raise ValueError(f"{self.name}: {name} must be a finite number of at least 0, got {value}")
+        betas = checked.get("betas", (0.0, 0.0))
+        if not isinstance(betas, tuple) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"{self.name}: betas must be two numbers of at least 0 and below 1, got {betas}")
+        if checked.get("nesterov") and (checked.get("momentum", 0) <= 0 or checked.get("dampening", 0) != 0):
+            raise ValueError(f"{self.name}: nesterov needs a momentum above 0 and no dampening")
         return checked
 
     def parameters(self) -> list[Tensor]:

@@ -7,7 +7,7 @@ from minires.engine.tensor import Tensor
 from minires.kernels.backend import all_finite
 from minires.models.tracing import layer_calls
 from minires.nn import Module
-from minires.nn.modes import statistics_kept
+from minires.nn.state import statistics_kept
 
 BAD_IMAGES = "the images themselves are not finite"
 

@@ -17,7 +17,7 @@ from minires.engine.tensor import Tensor
 from minires.models import INPUTS, create_model, model_entry
 from minires.nn import Module
 from minires.nn import functional as F
-from minires.nn.module import translate
+from minires.nn.state import translate
 
 
 class Prediction(NamedTuple):

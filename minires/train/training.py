@@ -19,7 +19,7 @@ from minires.engine.tensor import Tensor
 from minires.kernels.backend import Array, all_finite, to_numpy
 from minires.nn import Module, SyncBatchNorm
 from minires.nn import functional as F
-from minires.nn.modes import in_mode
+from minires.nn.state import in_mode
 from minires.optim import AveragedModel, Optimizer, clip_grad_norm_
 from minires.optim.swa_utils import get_ema_avg_fn
 from minires.train import parallel

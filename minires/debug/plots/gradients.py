@@ -13,7 +13,7 @@ from minires.engine.modes import enable_grad
 from minires.engine.tensor import Tensor
 from minires.nn import Conv2d, Linear, Module
 from minires.nn import functional as F
-from minires.nn.modes import in_mode, statistics_kept
+from minires.nn.state import in_mode, statistics_kept
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

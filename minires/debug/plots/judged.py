@@ -13,7 +13,7 @@ from minires.debug.plots.inputs import finished, on_models_side, positive, show_
 from minires.engine.modes import no_grad
 from minires.nn import Module
 from minires.nn import functional as F
-from minires.nn.modes import in_mode
+from minires.nn.state import in_mode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

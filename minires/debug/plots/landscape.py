@@ -18,7 +18,7 @@ from minires.engine.tensor import Tensor
 from minires.kernels.backend import to_device, to_numpy
 from minires.nn import Module
 from minires.nn import functional as F
-from minires.nn.modes import in_mode
+from minires.nn.state import in_mode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
