@@ -100,7 +100,9 @@ def test_a_convolution_that_memory_cuts_into_blocks(monkeypatch, stride):
     device_y, device_cache = fast.conv2d_forward(there(x), there(w), stride=stride, padding=1)
     assert_same(device_y, y, 1e-5)
     dy = rng.standard_normal(y.shape).astype(FLOAT32)
-    for one, other in zip(fast.conv2d_backward(there(dy), device_cache)[:2], K.conv2d_backward(dy, cache), strict=False):
+    for one, other in zip(
+        fast.conv2d_backward(there(dy), device_cache)[:2], K.conv2d_backward(dy, cache), strict=False
+    ):
         assert_same(one, other, 1e-5)
 
 

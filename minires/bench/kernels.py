@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from minires import kernels
-from minires.kernels import fast
 from minires.bench.timing import Sides, backward_products, floor_work, forward_product
+from minires.kernels import fast
 
 EPS = 1e-5  # of batch norm
 

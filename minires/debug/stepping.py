@@ -26,6 +26,7 @@ SKIPPED = (
     "minires.kernels.backend",
     "minires.kernels.checks",
     "minires.kernels.shapes",
+    "minires.nn.checks",
     "numpy",
     "numpy.*",
     "cupy",

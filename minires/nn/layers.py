@@ -97,7 +97,7 @@ class BatchNorm2d(Module):
         self.register_buffer("num_batches_tracked", wrap(np.zeros((), np.int64)) if track_running_stats else None)
 
     def forward(self, input: Tensor) -> Tensor:
-        check_images(input.shape, self.num_features)
+        check_images(input, self.num_features)
         use_batch = self.training or not self.track_running_stats
         track = self.training and self.track_running_stats
         momentum = self.momentum
