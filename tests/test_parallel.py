@@ -482,4 +482,4 @@ def test_convert_sync_batchnorm():
     assert all(p is q for p, q in zip(parameters, model.parameters(), strict=True))
     assert all(np.shares_memory(a.array, before[name].array) for name, a in model.state_dict().items())
     assert type(nn.SyncBatchNorm.convert_sync_batchnorm(nn.BatchNorm2d(3))) is nn.SyncBatchNorm
-    assert nn.SyncBatchNorm(3).total() is None, "a single worker runs plain batch norm"
+    assert nn.SyncBatchNorm(3).total is None, "a single worker runs plain batch norm"

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from minires import kernels
 from minires.engine.convert import in_our_words, make_array, one_device, require_tensors
-from minires.engine.modes import mode, module_path
+from minires.engine.modes import mode, module_path, topological_order
 from minires.kernels.backend import Array, device_of
 from minires.kernels.fast import FAST
 
@@ -222,7 +222,7 @@ def checked(node: Any, grads: Any) -> list[tuple[Any, Array]]:
         watcher.after_backward(node, grads)
     tensor = None if node.retained is None else node.retained()
     if tensor is not None:
-        tensor.accumulate_grad(node.grad)
+        accumulate(tensor, node.grad)
     if not isinstance(grads, tuple):
         grads = (grads,)
     parents, pairs = node.parents, []
@@ -232,12 +232,21 @@ def checked(node: Any, grads: Any) -> list[tuple[Any, Array]]:
     for i in range(len(parents)):
         parent, grad = parents[i], grads[i]
         if parent is not None:
-            if getattr(grad, "shape", None) != parent.shape:
+            array = getattr(parent, "array", None)  # of a leaf
+            if getattr(grad, "shape", None) != (parent.shape if array is None else array.shape):
                 refuse_shape(node, i, grad)
-            if hasattr(parent, "array") and type(grad) is not type(parent.array):
+            if array is not None and type(grad) is not type(array):
                 refuse_device(node, i, grad)
             pairs.append((parent, grad))
     return pairs
+
+
+def accumulate(tensor: Any, grad: Array) -> None:
+    """tensor.grad += grad, in memory of its own: gradients that arrive may be shared."""
+    if tensor.grad is None:
+        tensor.grad = tensor.wrap(grad.astype(tensor.array.dtype, order="C"))
+    else:
+        tensor.grad = tensor.wrap(tensor.grad.array + grad)
 
 
 def done(node: Any, retain_graph: bool) -> None:
@@ -276,16 +285,15 @@ def refuse_device(node: Any, i: int, grad: Any) -> None:
         raise RuntimeError(f"{node.operation}_backward gave gradient {i} {came}")
 
 
-def failed(error: Exception, node: Any, waiting: list) -> Exception:
+def failed(error: BaseException, node: Any, last: Any) -> BaseException:
     """An exception of a backward, with a note: of which operation, made where. Gradients on the way are let go."""
-    node.grad = None
-    for _, other in waiting:
-        other.grad = None
+    for one in topological_order(last):
+        one.grad = None
     add_note(error, f"in the backward of {node!r}, whose result has shape {node.shape}")
     return error
 
 
-def add_note(error: Exception, note: str) -> None:
+def add_note(error: BaseException, note: str) -> None:
     """Attach a line to an exception (in its message before Python 3.11, which has no notes)."""
     if hasattr(error, "add_note"):
         error.add_note(note)

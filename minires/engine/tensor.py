@@ -18,6 +18,7 @@ from typing import Any
 
 from minires.engine.armour import (
     FREED,
+    accumulate,
     checked,
     done,
     explained,
@@ -139,10 +140,10 @@ class Tensor(Operators):
         """
         dy = first_gradient(self, gradient)
         if self.node is None:
-            self.accumulate_grad(dy)
+            accumulate(self, dy)
             return
-        self.node.grad = dy
-        waiting = [(-self.node.number, self.node)]  # a heap of the Nodes that a gradient has reached
+        node, self.node.grad = self.node, dy
+        waiting = [(-node.number, node)]  # a heap of the Nodes that a gradient has reached
         leaves: dict[Tensor, Array] = {}
         try:
             while waiting:
@@ -159,13 +160,6 @@ class Tensor(Operators):
                         heappush(waiting, (-parent.number, parent))
                 done(node, retain_graph)
             for leaf, grad in leaves.items():
-                leaf.accumulate_grad(grad)
-        except Exception as error:
-            raise failed(error, node, waiting)  # noqa: B904  # the error itself, with a note
-
-    def accumulate_grad(self, grad: Array) -> None:
-        """Add to .grad, which is this tensor's own memory: gradients that arrive may be shared."""
-        if self.grad is None:
-            self.grad = as_tensor(Tensor, grad.astype(self.array.dtype, order="C"))
-        else:
-            self.grad = as_tensor(Tensor, self.grad.array + grad)
+                accumulate(leaf, grad)  # leaf.grad += grad
+        except BaseException as error:  # Ctrl-C too
+            raise failed(error, node, self.node)  # noqa: B904  # the error itself, with a note

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from minires.kernels.backend import Array, array_module, one_launch
-from minires.kernels.shapes import channel_axes, check_batch_norm
+from minires.kernels.shapes import channel_axes, check_batch_norm, check_momentum
 
 
 class BatchNormCache(NamedTuple):
@@ -89,6 +89,7 @@ def move_running(
     running_mean: Array | None, running_var: Array | None, mean: Array, var: Array, M: float, momentum: float
 ) -> None:
     """Move the running statistics towards the batch's, in place; the running variance is the unbiased one."""
+    check_momentum(momentum)
     if running_mean is not None:
         one_launch(move_towards, mean)(running_mean, mean, momentum, 1.0)
     if running_var is not None:

@@ -303,3 +303,9 @@ def check_values(values: float, x: Array, operation: str) -> None:
     """Errors: ValueError for one value a channel: its variance is 0, and the output does not depend on x."""
     if values == 1:
         raise ValueError(f"{operation}: training needs more than one value a channel, got x of shape {x.shape}")
+
+
+def check_momentum(momentum: float | None) -> None:
+    """Errors: ValueError for None, which means an average over all batches to BatchNorm2d alone."""
+    if momentum is None:
+        raise ValueError("batch_norm: momentum must be a number, got None (BatchNorm2d knows how to average)")

@@ -92,8 +92,9 @@ def check_features(num_features: int) -> None:
         raise ValueError(f"BatchNorm2d: num_features must be positive, got {num_features}")
 
 
-def check_images(shape: tuple[int, ...], num_features: int) -> None:
+def check_images(x: Any, num_features: int) -> None:
     """Errors: ValueError for what is not (N, num_features, H, W)."""
+    shape = getattr(x, "array", x).shape
     if len(shape) != 4 or shape[1] != num_features:
         raise ValueError(f"BatchNorm2d: expected (N, {num_features}, H, W), got {shape}")
 

@@ -57,8 +57,6 @@ def batch_norm(
     Errors: ValueError for one value a channel in training, for evaluation without statistics, for wrong shapes.
     Source: torch.nn.functional.batch_norm.
     """
-    if momentum is None:
-        raise ValueError("batch_norm: momentum must be a number, got None (BatchNorm2d knows how to average)")
     inputs = (input, weight, bias, running_mean, running_var)
     if not training:
         return apply(kernels.batch_norm_inference_forward, kernels.batch_norm_inference_backward, *inputs, eps=eps)

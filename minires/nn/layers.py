@@ -77,6 +77,8 @@ class BatchNorm2d(Module):
     Source: torch.nn.BatchNorm2d.
     """
 
+    total: Callable[[Array], Array] | None = None  # how sums are taken over several workers: SyncBatchNorm knows
+
     def __init__(
         self,
         num_features: int,
@@ -103,15 +105,11 @@ class BatchNorm2d(Module):
         momentum = self.momentum
         if momentum is None:
             momentum = (1 / (self.num_batches_tracked.array + 1)).astype(input.dtype) if track else 0.0
-        mean, var, total = self.running_mean, self.running_var, self.total()
+        mean, var, total = self.running_mean, self.running_var, self.total
         y = F.batch_norm(input, mean, var, self.weight, self.bias, use_batch, momentum, self.eps, total)
         if track:
             self.num_batches_tracked.array += 1
         return y
-
-    def total(self) -> Callable[[Array], Array] | None:
-        """How sums are taken over several workers: not at all. SyncBatchNorm has another answer."""
-        return None
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"

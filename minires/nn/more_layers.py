@@ -97,6 +97,7 @@ class SyncBatchNorm(BatchNorm2d):
     #: Gives the sum over all workers, or None where there is one: ``minires.parallel`` puts its own here.
     workers: Callable[[], Callable[[Array], Array] | None] | None = None
 
+    @property
     def total(self) -> Callable[[Array], Array] | None:
         """The sum over all workers; None where there is only this one."""
         return None if SyncBatchNorm.workers is None else SyncBatchNorm.workers()
