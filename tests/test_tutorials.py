@@ -42,7 +42,12 @@ def test_the_table_of_contents_has_every_lesson_with_a_picture():
         (picture,) = re.findall(r"!\[[^\]]{20,}\]\(figures/([\w.]+)\)", section)
         assert picture in pictures_of(lesson)
     named = re.findall(r"tutorials/(\w+\.py)", text)
-    assert named and set(named) <= {lesson.name for lesson in LESSONS}
+    assert named and set(named) <= {lesson.name for lesson in LESSONS} | {"microres.py"}
+
+
+def test_every_script_is_a_lesson_or_the_whole_on_one_page():
+    scripts = {path.name for path in (ROOT / "tutorials").glob("*.py")}
+    assert scripts == {lesson.name for lesson in LESSONS} | {"microres.py"}  # that one: test_microres.py
 
 
 @each
