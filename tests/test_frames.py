@@ -8,7 +8,7 @@ import numpy as np
 
 import minires
 from minires import Tensor
-from minires.debug.stepping import SKIPPED
+from minires.debug.stopping import SKIPPED
 
 PACKAGE = os.path.dirname(minires.__file__)
 

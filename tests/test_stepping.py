@@ -1,138 +1,82 @@
-"""How far a debugger is from the arithmetic: presses of "step into", counted.
+"""How far a debugger is from the arithmetic, counted; and what a Node knows about where it was made.
 
-A press is one stop of a debugger that steps into everything: each call and each line that ``sys.settrace`` reports, in
-every file, NumPy's included, from where it stands on the user's line until it stands on the line in question. (pdb also
-stops at each return, and VS Code at no call.) In a convolution's and a batch norm's own kernel the helpers that check
-and measure shapes are stepped over with "next": they are named here, and nothing else is left out.
+A press is one stop of ``debug.step()``, each call and each line that is not armour: see minires/bench/presses.py.
 """
 
-import linecache
+import pdb
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import minires.functional as F
 import numpy as np
 import pytest
 
 import minires
-from minires import Tensor, nn
+from minires import Tensor, debug, nn
+from minires.bench import presses as far
+from minires.debug.stopping import Stepper
 
+README = (Path(minires.__file__).parent / "debug" / "README.md").read_text()
 HIDDEN = {"<lambda>", "<genexpr>", "<listcomp>", "<dictcomp>", "<setcomp>"}
-
-#: The first line of arithmetic of each kernel, as it is written there.
-FIRST = {
-    "add_forward": "y = a + b",
-    "relu_forward": "y = xp.maximum(x, 0",
-    "conv2d_forward": "x_rows = xp.ascontiguousarray(x.transpose(1, 2, 3, 0))",
-    "batch_norm_forward": "mean = rows.mean(axis=1)",
-    "relu_backward": "return dy * (cache.y > 0)",
-    "conv2d_backward": "xp = array_module(dy)",  # its first line: where the convolution's backward begins
-    "batch_norm_backward": "xp = array_module(dy)",
-}
-
-#: What a reader steps over in the kernel.
-SHAPES = {"array_module", "conv2d_size", "conv2d_plan", "blocks_pay", "check_batch_norm", "to_rows"}
+WALKS = far.walks()
 
 
-def stops(function):
-    """Every stop while the one line of ``function`` runs: (event, name, line of source, names of the callers)."""
-    found = []
-
-    def watch(frame, event, argument):
-        if frame.f_code is function.__code__:
-            return watch
-        if event in ("call", "line"):
-            callers, caller = [], frame.f_back
-            while caller is not None and caller.f_code is not function.__code__:
-                callers.append(caller.f_code.co_name)
-                caller = caller.f_back
-            source = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-            found.append((event, frame.f_code.co_name, source, callers))
-        return watch
-
-    before = sys.gettrace()
-    sys.settrace(watch)
-    try:
-        function()
-    finally:
-        sys.settrace(before)
-    return found
+def rows(text):
+    """The rows of a table of presses: what is called, with step(), entering all code."""
+    return re.findall(r"^\| (.+) \| (\d+) \| (\d+) \|$", text, re.M)
 
 
-def arrival(found, kernel):
-    """Where among the stops the kernel's first line of arithmetic is."""
-    for i, (event, name, source, _) in enumerate(found):
-        if event == "line" and name == kernel and source.startswith(FIRST[kernel]):
-            return i
-    raise AssertionError(f"{FIRST[kernel]!r} is no line of {kernel} any more: say what is")
+@pytest.mark.parametrize("walk", WALKS, ids=[walk.name for walk in WALKS])
+def test_the_arithmetic_is_near(walk):
+    """Within the budget, nothing hidden on the way, and as the README says (a line more or less between Pythons)."""
+    presses = far.steps_of(walk, True)
+    assert presses <= walk.budget
+    promised = {name: int(number) for name, number, _ in rows(README)}
+    assert abs(promised[walk.name] - presses) <= 2, "python -m minires.bench.presses prints the table anew"
+    with minires.textbook() if walk.textbook else minires.enable_grad():
+        names = {stop.function for stop in far.stops(walk.call)}
+    assert not names & HIDDEN
 
 
-def presses(function, kernel, over=()):
-    """Presses to the kernel's first line of arithmetic; those in ``over`` are stepped over in the kernel."""
-    found = stops(function)
-    found = found[: arrival(found, kernel) + 1]
-    kept = []
-    for event, name, source, callers in found:
-        chain = [name, *callers]
-        inside = chain[: chain.index(kernel)] if kernel in chain else []
-        if not (inside and inside[-1] in over):
-            kept.append((event, name, source))
-    hidden = [stop for stop in found if stop[1] in HIDDEN]
-    assert not hidden, f"on the way to {kernel}: {hidden}"
-    return len(kept)
+def test_a_training_step_is_arithmetic():
+    """In textbook mode at least 40 % of the presses of a ResNet-20 step are in kernels."""
+    number, share = far.share_of_kernels()
+    assert share >= 0.4
+    assert f"{number:,} presses, {share:.0%} of them in kernels" in README
+
+
+def test_the_table_is_of_these_rows():
+    assert [name for name, _, _ in rows(README)] == [walk.name for walk in WALKS]
+    assert all(int(all_code) > int(step) for _, step, all_code in rows(README))
+
+
+def test_a_walk_that_leads_nowhere_is_refused():
+    with pytest.raises(ValueError, match="'y = 3' is no line of add_forward"):
+        far.presses(WALKS[0].call, "add_forward", "y = 3")
+
+
+def test_step_opens_the_debugger_at_the_next_line_and_skips_armour(tmp_path):
+    """Eight times "s" from ``y = a + b`` leads into add_forward, without a stop in armour."""
+    (tmp_path / "step.py").write_text(
+        "from minires import Tensor, debug\na, b = Tensor([1.0, 2.0]), Tensor([3.0, 4.0])\ndebug.step()\ny = a + b\n"
+    )
+    command = [sys.executable, "step.py"]
+    commands = "s\n" * 8 + "w\np a, b\nc\n"
+    told = subprocess.run(command, cwd=tmp_path, input=commands, capture_output=True, text=True, timeout=60).stdout
+    lines = [line for line in told.splitlines() if line.startswith("-> ")]
+    assert lines[0] == "-> y = a + b" and "-> y = a + b" in lines[1:], told  # the user's, and then the kernel's
+    assert "armour" not in told and "convert.py" not in told
+    assert "array([1., 2.], dtype=float32)" in told
+
+
+def test_the_debugger_is_pdb():
+    assert issubclass(Stepper, pdb.Pdb) and debug.step.__module__ == Stepper.__module__
 
 
 def random(*shape):
     return Tensor(np.random.default_rng(0).standard_normal(shape), requires_grad=True)
-
-
-def test_add_and_relu_are_twelve_presses_away():
-    a, b = random(3, 4), random(4)
-    x = random(2, 3)
-    assert presses(lambda: a + b, "add_forward") <= 12
-    assert presses(lambda: F.relu(x), "relu_forward") <= 12
-
-
-@pytest.mark.parametrize("batch", [2, 50], ids=["by pixels", "by rows"])
-def test_conv2d_is_sixteen_presses_away(batch):
-    x, w, b = random(batch, 3, 6, 5), random(4, 3, 3, 3), random(4)
-    assert presses(lambda: F.conv2d(x, w), "conv2d_forward", SHAPES) <= 16
-    assert presses(lambda: F.conv2d(x, w, b, stride=2, padding=1), "conv2d_forward", SHAPES) <= 16
-
-
-def test_batch_norm_is_sixteen_presses_away():
-    x, mean, var, gamma, beta = random(2, 3, 4, 4), Tensor(np.zeros(3)), Tensor(np.ones(3)), random(3), random(3)
-    assert presses(lambda: F.batch_norm(x, mean, var, gamma, beta, training=True), "batch_norm_forward", SHAPES) <= 16
-    assert presses(lambda: F.batch_norm(x, None, None, training=True), "batch_norm_forward", SHAPES) <= 16
-
-
-def test_backward_reaches_the_convolution_in_45_presses():
-    x, w = random(2, 3, 6, 5), random(4, 3, 3, 3)
-    y = F.conv2d(x, w).sum()
-    assert presses(lambda: y.backward(), "conv2d_backward") <= 45
-
-
-def between(loss, first, second):
-    """Presses from the last line of one backward to the first line of the next."""
-    found = stops(lambda: loss.backward())
-    end = arrival(found, second)
-    start = max(i for i in range(end) if first in (found[i][1], *found[i][3]))
-    hidden = [stop for stop in found[start:end] if stop[1] in HIDDEN]
-    assert not hidden
-    return end - start
-
-
-def test_twelve_presses_from_one_backward_to_the_next():
-    x, w = random(2, 3, 6, 5), random(4, 3, 3, 3)
-    assert between(F.conv2d(x, w).sum(), "sum_backward", "conv2d_backward") <= 12
-    assert between(F.relu(x).relu().sum(), "sum_backward", "relu_backward") <= 12
-    assert between(F.relu(F.conv2d(x, w)).sum(), "relu_backward", "conv2d_backward") <= 12
-
-
-def test_a_further_input_costs_seven_presses_more():
-    x, w, gamma, beta = random(2, 3, 6, 5), random(3, 3, 3, 3), random(3), random(3)
-    y = F.batch_norm(F.conv2d(F.relu(x), w), None, None, gamma, beta, training=True)
-    assert between(y.sum(), "batch_norm_backward", "conv2d_backward") <= 12 + 2 * 7  # a batch norm has three
 
 
 # ---- Where a Node was made, and by which module ----------------------------------------------------------------------

@@ -1,8 +1,11 @@
-"""stop_before_backward() opens the debugger before a layer's backward; watch() tells how a gradient grows."""
+"""step() opens the debugger here, stop_before_backward() at a layer; watch() tells how a gradient grows."""
 
 from __future__ import annotations
 
 import math
+import pdb
+import sys
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from minires import kernels
@@ -14,6 +17,44 @@ from minires.kernels.backend import Array
 
 if TYPE_CHECKING:
     from minires.nn.module import Module
+
+
+#: What step() does not stop in: checks, switches, conversions, the choice of NumPy or CuPy, and these themselves.
+SKIPPED = (
+    "minires.engine.armour",
+    "minires.engine.modes",
+    "minires.engine.convert",
+    "minires.kernels.backend",
+    "minires.kernels.checks",
+    "minires.kernels.shapes",
+    "minires.nn.checks",
+    "numpy",
+    "numpy.*",
+    "cupy",
+    "cupy.*",
+    "collections",  # what makes a NamedTuple
+    "namedtuple_*",
+    "functools",
+    "importlib*",
+)
+
+
+class Stepper(pdb.Pdb):
+    """pdb that steps over SKIPPED, and does not stop once more where a function returns."""
+
+    def __init__(self) -> None:
+        super().__init__(skip=SKIPPED, nosigint=True)
+
+    def user_return(self, frame: FrameType, return_value: Any) -> None:
+        """No stop."""
+
+
+def step() -> None:
+    """Open pdb at the next line: ``s`` leads to the lines that a reader came for, and over armour and NumPy.
+
+    Source: pdb.set_trace.
+    """
+    Stepper().set_trace(sys._getframe(1))
 
 
 class Switch(Watching):

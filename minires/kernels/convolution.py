@@ -117,7 +117,8 @@ def conv2d_forward(
     y = cols @ w_matrix.transpose(0, 2, 1)  # (G, N*OH*OW, O/G)
     if b is not None:
         y = y + b.reshape(G, 1, O // G)
-    y = y.transpose(1, 0, 2).reshape(N, OH, OW, O).transpose(0, 3, 1, 2)  # (N, O, OH, OW)
+    y = y.transpose(1, 0, 2).reshape(N, OH, OW, O)  # (N, OH, OW, O)
+    y = y.transpose(0, 3, 1, 2)  # (N, O, OH, OW)
     return y, Conv2dCache(cols, w, size, b is not None)
 
 
@@ -129,7 +130,8 @@ def conv2d_backward(dy: Array, cache: Conv2dCache) -> tuple[Array, Array, Array 
     """
     cols, w, size, has_bias = cache
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
-    dy = dy.transpose(0, 2, 3, 1).reshape(N * OH * OW, G, O // G).transpose(1, 0, 2)  # (G, N*OH*OW, O/G)
+    dy = dy.transpose(0, 2, 3, 1)  # (N, OH, OW, O)
+    dy = dy.reshape(N * OH * OW, G, O // G).transpose(1, 0, 2)  # (G, N*OH*OW, O/G)
     db = dy.sum(axis=1).reshape(O) if has_bias else None  # (O,)
     dw = (dy.transpose(0, 2, 1) @ cols).reshape(w.shape)  # (O, C/G, KH, KW)
     dcols = dy @ w.reshape(G, O // G, -1)  # (G, N*OH*OW, C/G*KH*KW)

@@ -58,12 +58,12 @@ def batch_norm(
     Source: torch.nn.functional.batch_norm.
     """
     inputs = (input, weight, bias, running_mean, running_var)
-    if not training:
-        return apply(kernels.batch_norm_inference_forward, kernels.batch_norm_inference_backward, *inputs, eps=eps)
-    if total is None:
+    if training and total is None:
         return apply(kernels.batch_norm_forward, kernels.batch_norm_backward, *inputs, eps=eps, momentum=momentum)
-    options = {"total": total, "eps": eps, "momentum": momentum}
-    return apply(kernels.sync_batch_norm_forward, kernels.sync_batch_norm_backward, *inputs, **options)
+    if training:
+        options = {"total": total, "eps": eps, "momentum": momentum}
+        return apply(kernels.sync_batch_norm_forward, kernels.sync_batch_norm_backward, *inputs, **options)
+    return apply(kernels.batch_norm_inference_forward, kernels.batch_norm_inference_backward, *inputs, eps=eps)
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:

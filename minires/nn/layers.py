@@ -102,14 +102,16 @@ class BatchNorm2d(Module):
         check_images(input, self.num_features)
         use_batch = self.training or not self.track_running_stats
         track = self.training and self.track_running_stats
-        momentum = self.momentum
-        if momentum is None:
-            momentum = (1 / (self.num_batches_tracked.array + 1)).astype(input.dtype) if track else 0.0
+        momentum = self.averaging(input.dtype) if self.momentum is None else self.momentum
         mean, var, total = self.running_mean, self.running_var, self.total
         y = F.batch_norm(input, mean, var, self.weight, self.bias, use_batch, momentum, self.eps, total)
         if track:
             self.num_batches_tracked.array += 1
         return y
+
+    def averaging(self, dtype: np.dtype) -> Any:
+        """The momentum that makes the running statistics an average over all batches: one over their number."""
+        return (1 / (self.num_batches_tracked.array + 1)).astype(dtype) if self.track_running_stats else 0.0
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"

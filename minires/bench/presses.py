@@ -1,62 +1,22 @@
-"""step() opens pdb at the next line and steps from idea to idea; and how far it is to the arithmetic, counted.
+"""How far a debugger is from the arithmetic: presses of "step into", counted with debug.step()'s own rules.
 
-``python -m minires.debug.stepping`` prints the table of presses.
+``python -m minires.bench.presses`` prints the table.
 """
 
 from __future__ import annotations
 
 import bdb
 import linecache
-import pdb
 import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple
 
 from minires import models, nn
+from minires.debug.stopping import SKIPPED
 from minires.engine.creation import rand, randn
 from minires.engine.modes import enable_grad, textbook
 from minires.nn import functional as F
-
-#: What step() does not stop in: checks, switches, conversions, the choice of NumPy or CuPy, and these themselves.
-SKIPPED = (
-    "minires.engine.armour",
-    "minires.engine.modes",
-    "minires.engine.convert",
-    "minires.kernels.backend",
-    "minires.kernels.checks",
-    "minires.kernels.shapes",
-    "minires.nn.checks",
-    "numpy",
-    "numpy.*",
-    "cupy",
-    "cupy.*",
-    "collections",  # what makes a NamedTuple
-    "namedtuple_*",
-    "functools",
-    "importlib*",
-)
-
-
-class Stepper(pdb.Pdb):
-    """pdb that steps over SKIPPED, and does not stop once more where a function returns."""
-
-    def __init__(self) -> None:
-        super().__init__(skip=SKIPPED, nosigint=True)
-
-    def user_return(self, frame: FrameType, return_value: Any) -> None:
-        """No stop."""
-
-
-def step() -> None:
-    """Open pdb at the next line: ``s`` leads to the lines that a reader came for, and over armour and NumPy.
-
-    Source: pdb.set_trace.
-    """
-    Stepper().set_trace(sys._getframe(1))
-
-
-# ---- How far it is ---------------------------------------------------------------------------------------------------
 
 
 class Stop(NamedTuple):
