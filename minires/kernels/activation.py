@@ -1,14 +1,11 @@
-"""ReLU, sigmoid and tanh, element by element: x, y, dy and dx have any shape, the same one."""
+"""Sigmoid, tanh and softmax: x, y, dy and dx have any shape, the same one. ReLU is in residual.py."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from minires.kernels.backend import Array, array_module
-
-
-class ReLUCache(NamedTuple):
-    y: Array  # the output: it is positive exactly where x is, and the next layer keeps it anyway
+from minires.kernels.checks import check_softmax
 
 
 class SigmoidCache(NamedTuple):
@@ -19,19 +16,9 @@ class TanhCache(NamedTuple):
     y: Array
 
 
-def relu_forward(x: Array, *, inplace: bool = False) -> tuple[Array, ReLUCache]:
-    """y = max(x, 0), element by element: the rectified linear unit. NaN stays NaN; with inplace, y takes x's memory.
-
-    Source: Nair & Hinton 2010; torch.nn.functional.relu.
-    """
-    xp = array_module(x)
-    y = xp.maximum(x, 0, out=x if inplace else xp.empty_like(x))  # empty_like: in x's memory order, on CuPy too
-    return y, ReLUCache(y)
-
-
-def relu_backward(dy: Array, cache: ReLUCache) -> Array:
-    """dx = dy where x > 0: 0 at 0, and NaN for an infinite dy where x <= 0. Source: torch.nn.functional.relu."""
-    return dy * (cache.y > 0)
+class SoftmaxCache(NamedTuple):
+    y: Array
+    axis: int
 
 
 def sigmoid_forward(x: Array) -> tuple[Array, SigmoidCache]:
@@ -59,4 +46,31 @@ def tanh_backward(dy: Array, cache: TanhCache) -> Array:
     return dy * (1 - cache.y * cache.y)
 
 
-__all__ = ["relu_backward", "relu_forward", "sigmoid_backward", "sigmoid_forward", "tanh_backward", "tanh_forward"]
+def softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, SoftmaxCache]:
+    """Probabilities from logits: y = e^x / sum of e^x along the axis. Source: torch.softmax.
+
+    Shapes: x, y (any, at least one axis).
+    Errors: IndexError for an axis that x lacks; ValueError for one without entries.
+    """
+    xp = array_module(x)
+    check_softmax(x, axis, "softmax")
+    shifted = x - x.max(axis=axis, keepdims=True)
+    e = xp.exp(shifted)
+    y = e / e.sum(axis=axis, keepdims=True)
+    return y, SoftmaxCache(y, axis)
+
+
+def softmax_backward(dy: Array, cache: SoftmaxCache) -> Array:
+    """dx = y (dy - sum of dy y along the axis). Source: dy_i/dx_j = y_i (delta_ij - y_j)."""
+    along = (dy * cache.y).sum(axis=cache.axis, keepdims=True)
+    return cache.y * (dy - along)
+
+
+__all__ = [
+    "softmax_backward",
+    "softmax_forward",
+    "sigmoid_backward",
+    "sigmoid_forward",
+    "tanh_backward",
+    "tanh_forward",
+]

@@ -1,4 +1,4 @@
-"""Operations on two arrays, with NumPy's broadcasting.
+"""Operations on two arrays, with NumPy's broadcasting; the matrix product too.
 
 Shapes: a, b (broadcast against each other, or ValueError) -> y; dy (as y) -> da, db (as a, b).
 Broadcasting repeats an array along an axis, so the gradient that comes back to it is the sum over the repeats:
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minires.kernels.backend import Array, array_module
+from minires.kernels.checks import check_matmul
 
 
 class ShapesCache(NamedTuple):
@@ -33,6 +34,11 @@ class PowerCache(NamedTuple):
 class PowerScalarCache(NamedTuple):
     x: Array
     exponent: float
+
+
+class MatmulCache(NamedTuple):
+    a: Array
+    b: Array
 
 
 class WhereCache(NamedTuple):
@@ -212,11 +218,36 @@ def where_backward(dy: Array, cache: WhereCache) -> tuple[None, Array, Array]:
     return None, unbroadcast(da, cache.a_shape), unbroadcast(db, cache.b_shape)
 
 
+def matmul_forward(a: Array, b: Array) -> tuple[Array, MatmulCache]:
+    """y[.., i, j] = sum over k of a[.., i, k] b[.., k, j], NumPy's rules for batches and vectors. Source: torch.matmul.
+
+    Shapes: a (..., n, k) or (k,), b (..., k, m) or (k,) -> y (..., n, m), without the axis that a vector lacks.
+    Errors: ValueError where the inner sizes differ, for a scalar, or where the batches do not broadcast.
+    """
+    check_matmul(a, b)
+    return a @ b, MatmulCache(a, b)
+
+
+def matmul_backward(dy: Array, cache: MatmulCache) -> tuple[Array, Array]:
+    """da = dy b.T, db = a.T dy, each summed over the batches along which its operand was repeated."""
+    xp = array_module(dy)
+    # A vector is a matrix with one row (left) or one column (right), whose axis the result lost: give it back.
+    a = cache.a[None, :] if cache.a.ndim == 1 else cache.a  # (..., n, k)
+    b = cache.b[:, None] if cache.b.ndim == 1 else cache.b  # (..., k, m)
+    dy = dy[..., None] if cache.b.ndim == 1 else dy
+    dy = dy[..., None, :] if cache.a.ndim == 1 else dy  # (..., n, m)
+    da = xp.matmul(dy, b.swapaxes(-1, -2))  # (..., n, k)
+    db = xp.matmul(a.swapaxes(-1, -2), dy)  # (..., k, m)
+    return unbroadcast(da, a.shape).reshape(cache.a.shape), unbroadcast(db, b.shape).reshape(cache.b.shape)
+
+
 __all__ = [
     "add_backward",
     "add_forward",
     "divide_backward",
     "divide_forward",
+    "matmul_backward",
+    "matmul_forward",
     "maximum_backward",
     "maximum_forward",
     "minimum_backward",

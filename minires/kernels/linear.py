@@ -1,23 +1,18 @@
-"""The matrix products: the linear layer, and matmul with batches."""
+"""The linear layer: a matrix product. (matmul, with batches, is in arithmetic.py.)"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from minires.kernels.arithmetic import unbroadcast
-from minires.kernels.backend import Array, array_module
-from minires.kernels.checks import check_linear, check_matmul
+from minires.kernels.backend import Array
+from minires.kernels.checks import check_linear
 
 
 class LinearCache(NamedTuple):
     x: Array
     w: Array
     has_bias: bool
-
-
-class MatmulCache(NamedTuple):
-    a: Array
-    b: Array
 
 
 def linear_forward(x: Array, w: Array, b: Array | None = None) -> tuple[Array, LinearCache]:
@@ -46,27 +41,4 @@ def linear_backward(dy: Array, cache: LinearCache) -> tuple[Array, Array, Array 
     return dx, dw, db
 
 
-def matmul_forward(a: Array, b: Array) -> tuple[Array, MatmulCache]:
-    """y[.., i, j] = sum over k of a[.., i, k] b[.., k, j], NumPy's rules for batches and vectors. Source: torch.matmul.
-
-    Shapes: a (..., n, k) or (k,), b (..., k, m) or (k,) -> y (..., n, m), without the axis that a vector lacks.
-    Errors: ValueError where the inner sizes differ, for a scalar, or where the batches do not broadcast.
-    """
-    check_matmul(a, b)
-    return a @ b, MatmulCache(a, b)
-
-
-def matmul_backward(dy: Array, cache: MatmulCache) -> tuple[Array, Array]:
-    """da = dy b.T, db = a.T dy, each summed over the batches along which its operand was repeated."""
-    xp = array_module(dy)
-    # A vector is a matrix with one row (left) or one column (right), whose axis the result lost: give it back.
-    a = cache.a[None, :] if cache.a.ndim == 1 else cache.a  # (..., n, k)
-    b = cache.b[:, None] if cache.b.ndim == 1 else cache.b  # (..., k, m)
-    dy = dy[..., None] if cache.b.ndim == 1 else dy
-    dy = dy[..., None, :] if cache.a.ndim == 1 else dy  # (..., n, m)
-    da = xp.matmul(dy, b.swapaxes(-1, -2))  # (..., n, k)
-    db = xp.matmul(a.swapaxes(-1, -2), dy)  # (..., k, m)
-    return unbroadcast(da, a.shape).reshape(cache.a.shape), unbroadcast(db, b.shape).reshape(cache.b.shape)
-
-
-__all__ = ["linear_backward", "linear_forward", "matmul_backward", "matmul_forward"]
+__all__ = ["linear_backward", "linear_forward"]

@@ -1,4 +1,4 @@
-"""Softmax, log-softmax and cross entropy. All subtract the largest logit first, so that no exponential overflows."""
+"""Log-softmax and cross entropy. The largest logit is subtracted first, so that no exponential overflows."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ from typing import NamedTuple
 
 from minires.kernels.backend import Array, array_module
 from minires.kernels.checks import check_cross_entropy, check_softmax
-
-
-class SoftmaxCache(NamedTuple):
-    y: Array
-    axis: int
 
 
 class LogSoftmaxCache(NamedTuple):
@@ -24,26 +19,6 @@ class CrossEntropyCache(NamedTuple):
     weight: Array  # (N,), each sample's share of the result: 0 where ignored
     label_smoothing: float
     reduction: str
-
-
-def softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, SoftmaxCache]:
-    """Probabilities from logits: y = e^x / sum of e^x along the axis. Source: torch.softmax.
-
-    Shapes: x, y (any, at least one axis).
-    Errors: IndexError for an axis that x lacks; ValueError for one without entries.
-    """
-    xp = array_module(x)
-    check_softmax(x, axis, "softmax")
-    shifted = x - x.max(axis=axis, keepdims=True)
-    e = xp.exp(shifted)
-    y = e / e.sum(axis=axis, keepdims=True)
-    return y, SoftmaxCache(y, axis)
-
-
-def softmax_backward(dy: Array, cache: SoftmaxCache) -> Array:
-    """dx = y (dy - sum of dy y along the axis). Source: dy_i/dx_j = y_i (delta_ij - y_j)."""
-    along = (dy * cache.y).sum(axis=cache.axis, keepdims=True)
-    return cache.y * (dy - along)
 
 
 def log_softmax_forward(x: Array, *, axis: int = -1) -> tuple[Array, LogSoftmaxCache]:
@@ -118,11 +93,4 @@ def cross_entropy_backward(dy: Array, cache: CrossEntropyCache) -> tuple[Array, 
     return dlogits, None
 
 
-__all__ = [
-    "cross_entropy_backward",
-    "cross_entropy_forward",
-    "log_softmax_backward",
-    "log_softmax_forward",
-    "softmax_backward",
-    "softmax_forward",
-]
+__all__ = ["cross_entropy_backward", "cross_entropy_forward", "log_softmax_backward", "log_softmax_forward"]

@@ -1,4 +1,4 @@
-"""The two pieces that make a network residual: the addition, and the shortcut without parameters."""
+"""What a residual block has beside convolution and batch norm: ReLU, the addition, the shortcut of option A."""
 
 from __future__ import annotations
 
@@ -9,10 +9,29 @@ from minires.kernels.checks import check_residual_add, check_shortcut_a
 from minires.kernels.shapes import check_images, pair
 
 
+class ReLUCache(NamedTuple):
+    y: Array  # the output: it is positive exactly where x is, and the next layer keeps it anyway
+
+
 class ShortcutACache(NamedTuple):
     x_shape: tuple[int, int, int, int]
     stride: tuple[int, int]
     before: int  # channels of zeros in front
+
+
+def relu_forward(x: Array, *, inplace: bool = False) -> tuple[Array, ReLUCache]:
+    """y = max(x, 0), element by element: the rectified linear unit. NaN stays NaN; with inplace, y takes x's memory.
+
+    Source: Nair & Hinton 2010; torch.nn.functional.relu.
+    """
+    xp = array_module(x)
+    y = xp.maximum(x, 0, out=x if inplace else xp.empty_like(x))  # empty_like: in x's memory order, on CuPy too
+    return y, ReLUCache(y)
+
+
+def relu_backward(dy: Array, cache: ReLUCache) -> Array:
+    """dx = dy where x > 0: 0 at 0, and NaN for an infinite dy where x <= 0. Source: torch.nn.functional.relu."""
+    return dy * (cache.y > 0)
 
 
 def residual_add_forward(x: Array, branch: Array, *, inplace: bool = False) -> tuple[Array, None]:
@@ -62,4 +81,11 @@ def shortcut_a_backward(dy: Array, cache: ShortcutACache) -> Array:
     return dx.transpose(3, 0, 1, 2)
 
 
-__all__ = ["residual_add_backward", "residual_add_forward", "shortcut_a_backward", "shortcut_a_forward"]
+__all__ = [
+    "relu_backward",
+    "relu_forward",
+    "residual_add_backward",
+    "residual_add_forward",
+    "shortcut_a_backward",
+    "shortcut_a_forward",
+]

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from minires.models.blocks import BasicBlock, BlockOptions, Bottleneck, PlainBlock, ShortcutA
-from minires.models.preactivation import PreActBlock, PreActBottleneck
+from minires.models.blocks import BasicBlock, BlockOptions, Bottleneck, ShortcutA
+from minires.models.other_blocks import PlainBlock, PreActBlock, PreActBottleneck
 from minires.models.resnet import ResNet
 from minires.models.zoo import INPUTS, MODELS, cifar_resnet, create_model, list_models, model_entry
 

@@ -133,27 +133,3 @@ class Bottleneck(Module):
         out = self.bn3(out)
         out = self.residual_add(identity, out)
         return self.relu(out)
-
-
-class PlainBlock(Module):
-    """BasicBlock without its shortcut; shapes as there. Source: the plain networks of He et al. 2015, section 3.3."""
-
-    expansion = 1
-
-    def __init__(
-        self, in_channels: int, channels: int, stride: int = 1, options: BlockOptions = DEFAULTS, dilation: int = 1
-    ):
-        refuse_bottleneck_options("PlainBlock", options, dilation)
-        self.conv1 = conv3x3(in_channels, channels, stride, options)
-        self.bn1 = BatchNorm2d(channels)
-        self.relu = ReLU()
-        self.conv2 = conv3x3(channels, channels, 1, options)
-        self.bn2 = BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.conv1(x)
-        out = self.bn1(out)
-        out = self.relu(out)
-        out = self.conv2(out)
-        out = self.bn2(out)
-        return self.relu(out)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from minires.engine.tensor import Tensor
-from minires.models.blocks import BasicBlock, Bottleneck, PlainBlock
+from minires.models.blocks import BasicBlock, Bottleneck
 from minires.models.options import BlockOptions, check_network, stages_dilated
-from minires.models.preactivation import PreActBlock, PreActBottleneck
+from minires.models.other_blocks import PlainBlock, PreActBlock, PreActBottleneck
 from minires.nn import AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Module, ReLU, Sequential, init
 
 Block = type[BasicBlock | Bottleneck | PlainBlock | PreActBlock | PreActBottleneck]
@@ -18,7 +18,7 @@ Block = type[BasicBlock | Bottleneck | PlainBlock | PreActBlock | PreActBottlene
 class ResNet(Module):
     """A residual network with one block after the other in stages; each stage but the first halves the image.
 
-    Args: block, one of the classes of blocks.py and preactivation.py; layers, how many blocks a stage; widths, the
+    Args: block, one of the classes of blocks.py and other_blocks.py; layers, how many blocks a stage; widths, the
         channels of each stage's 3x3 convolutions; num_classes; in_channels; stem, "imagenet" (7x7 stride 2 and max
         pool) or "cifar" (3x3); shortcut, option "A", "B" or "C"; zero_init_residual, start every block as the identity
         (its last gamma, or with pre-activation its last kernel, is 0); groups and width_per_group, of a Bottleneck

@@ -6,14 +6,12 @@ from minires.nn.layers import (
     AdaptiveAvgPool2d,
     BatchNorm2d,
     Conv2d,
-    CrossEntropyLoss,
-    Identity,
     Linear,
     MaxPool2d,
     ReLU,
 )
 from minires.nn.module import Module, Parameter
-from minires.nn.more_layers import AvgPool2d, Dropout, Flatten, Sigmoid, SyncBatchNorm, Tanh
+from minires.nn.more_layers import AvgPool2d, CrossEntropyLoss, Dropout, Flatten, Identity, Sigmoid, SyncBatchNorm, Tanh
 
 __all__ = [
     "AdaptiveAvgPool2d",

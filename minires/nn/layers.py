@@ -195,21 +195,3 @@ class Linear(Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-
-class Identity(Module):
-    """The input itself. Source: torch.nn.Identity."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return input
-
-
-class CrossEntropyLoss(Module):
-    """Cross entropy of logits (N, C) against class numbers (N,). Source: torch.nn.CrossEntropyLoss."""
-
-    def __init__(self, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0):
-        self.ignore_index, self.reduction = ignore_index, reduction
-        self.label_smoothing = label_smoothing
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(input, target, self.ignore_index, self.reduction, self.label_smoothing)

@@ -1,4 +1,4 @@
-"""Other layers: activations, pooling, flatten, dropout, and batch norm over several workers."""
+"""Other layers: activations, pooling, flatten, dropout, the loss, and batch norm over several workers."""
 
 from __future__ import annotations
 
@@ -84,6 +84,24 @@ class Dropout(Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+class Identity(Module):
+    """The input itself. Source: torch.nn.Identity."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input
+
+
+class CrossEntropyLoss(Module):
+    """Cross entropy of logits (N, C) against class numbers (N,). Source: torch.nn.CrossEntropyLoss."""
+
+    def __init__(self, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0):
+        self.ignore_index, self.reduction = ignore_index, reduction
+        self.label_smoothing = label_smoothing
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(input, target, self.ignore_index, self.reduction, self.label_smoothing)
 
 
 class SyncBatchNorm(BatchNorm2d):

@@ -1,7 +1,8 @@
-"""Pre-activation blocks (He et al. 2016): batch norm and ReLU come before each convolution.
+"""The other blocks: plain ones without a skip, and those of pre-activation networks (He et al. 2016).
 
-Nothing stands on the way of the skip any more: x goes from the first block to the last through additions alone,
-wherever a block keeps the shape. Where it changes, the shortcut starts after the block's first batch norm and ReLU.
+In pre-activation blocks batch norm and ReLU come before each convolution, so that nothing stands on the way of the skip
+any more: x goes from the first block to the last through additions alone, wherever a block keeps the shape. Where it
+changes, the shortcut starts after the block's first batch norm and ReLU.
 """
 
 from __future__ import annotations
@@ -11,6 +12,30 @@ from minires.models.blocks import conv1x1, conv3x3, make_shortcut
 from minires.models.options import DEFAULTS, BlockOptions, refuse_bottleneck_options
 from minires.nn import BatchNorm2d, Module, ReLU
 from minires.nn import functional as F
+
+
+class PlainBlock(Module):
+    """BasicBlock without its shortcut; shapes as there. Source: the plain networks of He et al. 2015, section 3.3."""
+
+    expansion = 1
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int = 1, options: BlockOptions = DEFAULTS, dilation: int = 1
+    ):
+        refuse_bottleneck_options("PlainBlock", options, dilation)
+        self.conv1 = conv3x3(in_channels, channels, stride, options)
+        self.bn1 = BatchNorm2d(channels)
+        self.relu = ReLU()
+        self.conv2 = conv3x3(channels, channels, 1, options)
+        self.bn2 = BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(x)
+        out = self.bn1(out)
+        out = self.relu(out)
+        out = self.conv2(out)
+        out = self.bn2(out)
+        return self.relu(out)
 
 
 class PreActBlock(Module):
