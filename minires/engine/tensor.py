@@ -124,9 +124,7 @@ class Tensor(Operators):
 
     def __init__(self, data: Any, requires_grad: bool = False, dtype: Any = None, device: str | None = None):
         self.array = make_array(data, dtype, device)
-        self._requires_grad = False
-        self.grad = None
-        self.node = None
+        self._requires_grad, self.grad, self.node = False, None, None
         if requires_grad:
             self.requires_grad = True
 

@@ -6,16 +6,7 @@ engine. Each module ends with the list of what it offers.
 """
 # ruff: noqa: F403
 
-from minires.kernels import (
-    activation,
-    arithmetic,
-    elementwise,
-    linear,
-    loss,
-    reduction,
-    residual,
-    shape,
-)
+from minires.kernels import activation, arithmetic, elementwise, linear, loss, reduction, residual, shape
 from minires.kernels.activation import *
 from minires.kernels.arithmetic import *
 from minires.kernels.average_pooling import (
@@ -30,13 +21,7 @@ from minires.kernels.batch_norm import (
     batch_norm_inference_backward,
     batch_norm_inference_forward,
 )
-from minires.kernels.convolution import (
-    col2im,
-    conv2d_backward,
-    conv2d_forward,
-    conv2d_loops,
-    im2col,
-)
+from minires.kernels.convolution import col2im, conv2d_backward, conv2d_forward, conv2d_loops, im2col
 from minires.kernels.elementwise import *
 from minires.kernels.fast.batch_norm import sync_batch_norm_backward, sync_batch_norm_forward
 from minires.kernels.linear import *
@@ -57,12 +42,8 @@ __all__ = ["conv2d_im2col_backward", "conv2d_im2col_forward", "sync_batch_norm_b
 __all__ += activation.__all__
 __all__ += arithmetic.__all__
 __all__ += ["adaptive_avg_pool2d_backward", "adaptive_avg_pool2d_forward", "avg_pool2d_backward", "avg_pool2d_forward"]
-__all__ += [
-    "batch_norm_backward",
-    "batch_norm_forward",
-    "batch_norm_inference_backward",
-    "batch_norm_inference_forward",
-]
+__all__ += ["batch_norm_backward", "batch_norm_forward"]
+__all__ += ["batch_norm_inference_backward", "batch_norm_inference_forward"]
 __all__ += ["col2im", "conv2d_backward", "conv2d_forward", "conv2d_loops", "im2col"]
 __all__ += elementwise.__all__
 __all__ += linear.__all__

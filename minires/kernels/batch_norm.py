@@ -77,11 +77,9 @@ def batch_norm_backward(dy: Array, cache: BatchNormCache) -> tuple[Array, Array 
     dvar = dinv_std * -0.5 * inv_std**3  # (1, C, 1, 1)
     # var = sum(centred^2) / M
     dcentred = dcentred + dvar * 2 * centred / M  # (N, C, H, W)
-    # centred = x - mean: the direct way
-    dx = dcentred  # (N, C, H, W)
-    # and the way through mean = sum(x) / M
+    # centred = x - mean, and mean = sum(x) / M
     dmean = -dcentred.sum(axis=axes, keepdims=True)  # (1, C, 1, 1)
-    dx = dx + dmean / M  # (N, C, H, W)
+    dx = dcentred + dmean / M  # (N, C, H, W)
     return dx, None if gamma is None else dgamma, dbeta if has_beta else None
 
 

@@ -63,7 +63,8 @@ def im2col(x: Array, kernel_size, *, stride=1, padding=0, dilation=1) -> Array:
     w = SW * xp.arange(OW)[:, None] + DW * xp.arange(KW)  # (OW, KW): the pixel column, alike
     rows = x_padded[:, :, h]  # (N, C, OH, KH, W + 2 PW)
     windows = rows[:, :, :, :, w]  # (N, C, OH, KH, OW, KW)
-    return windows.transpose(0, 2, 4, 1, 3, 5).reshape(N * OH * OW, C * KH * KW)  # (N*OH*OW, C*KH*KW)
+    windows = windows.transpose(0, 2, 4, 1, 3, 5)  # (N, OH, OW, C, KH, KW)
+    return windows.reshape(N * OH * OW, C * KH * KW)
 
 
 def col2im(cols: Array, x_shape: tuple[int, int, int, int], kernel_size, *, stride=1, padding=0, dilation=1) -> Array:

@@ -81,11 +81,5 @@ def shortcut_a_backward(dy: Array, cache: ShortcutACache) -> Array:
     return dx.transpose(3, 0, 1, 2)
 
 
-__all__ = [
-    "relu_backward",
-    "relu_forward",
-    "residual_add_backward",
-    "residual_add_forward",
-    "shortcut_a_backward",
-    "shortcut_a_forward",
-]
+__all__ = ["relu_backward", "relu_forward"]
+__all__ += ["residual_add_backward", "residual_add_forward", "shortcut_a_backward", "shortcut_a_forward"]
