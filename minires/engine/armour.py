@@ -125,15 +125,13 @@ def checked_pair(operation: str, pair: Any) -> Callable:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(hasattr(f, "__code__") for f in pair):
         raise TypeError(f"using: {operation} must be a pair of functions (forward, backward), got {pair!r}")
     forward, backward = pair
-    wanted = shipped.__code__.co_varnames[: shipped.__code__.co_argcount]
-    least = len(wanted) - len(shipped.__defaults__ or ())
-    code = forward.__code__
-    most = len(wanted) if code.co_flags & 0x04 else code.co_argcount
-    if most < len(wanted) or code.co_argcount - len(forward.__defaults__ or ()) > least:
+    code, wanted = forward.__code__, shipped.__code__.co_varnames[: shipped.__code__.co_argcount]
+    required = code.co_argcount - len(forward.__defaults__ or ())
+    if required > len(wanted) or (code.co_argcount < len(wanted) and not code.co_flags & 0x04):  # has no *arrays
+        given = ", ".join(code.co_varnames[: code.co_argcount])
         raise TypeError(
-            f"using: the forward of {operation} is called with the arrays ({', '.join(wanted)}), of which the first "
-            f"{least} are always there: {forward.__name__}({', '.join(code.co_varnames[: code.co_argcount])}) does not "
-            "take them so"
+            f"using: the forward of {operation} gets the arrays ({', '.join(wanted)}), None for one that is left out; "
+            f"{forward.__name__}({given}) does not take them so"
         )
     taken = backward.__code__.co_argcount - len(backward.__defaults__ or ())
     if taken > 2 or (backward.__code__.co_argcount < 2 and not backward.__code__.co_flags & 0x04):
