@@ -49,7 +49,6 @@ PROGRAMS = [
     (KERNELS, "conv2d_loops("),
 ]
 
-needs_textbook = pytest.mark.skipif(not hasattr(minires, "textbook"), reason="there is no textbook mode here")
 every_readme = pytest.mark.parametrize("name", NAMES)
 
 
@@ -198,8 +197,6 @@ def test_every_link_leads_somewhere(name):
 @every_readme
 def test_every_name_of_minires_that_is_named_exists(name):
     for dotted in re.findall(r"`(minires(?:\.\w+)+)", TEXTS[name]):
-        if dotted in ("minires.textbook", "minires.using") and not hasattr(minires, "textbook"):
-            continue
         found = minires
         for part in dotted.split(".")[1:]:
             found = getattr(found, part, None) or importlib.import_module(f"{found.__name__}.{part}")
@@ -234,14 +231,12 @@ def test_the_residual_block_prints_what_it_says(tmp_path):
     assert found == pytest.approx(expected, rel=1e-2)  # float32, and another BLAS may round otherwise
 
 
-@needs_textbook
 def test_the_textbook_mode_and_kernels_of_ones_own_work(tmp_path):
     loss, accuracy = run(TOP, "minires.textbook()", tmp_path).strip().splitlines()[-1].split(", ")
     assert 1.5 < float(loss) < 3.5, "about ln 10, before training"
     assert int(accuracy.rstrip("%")) >= 85
 
 
-@needs_textbook
 @pytest.mark.parametrize("value, same", [("1", "True"), ("0", "False")])
 def test_the_textbook_mode_of_the_environment(value, same, tmp_path):
     assert "`MINIRES_TEXTBOOK=1`" in TEXTS[TOP] and "MINIRES_TEXTBOOK" in TEXTS[DEBUG]

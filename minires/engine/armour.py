@@ -102,10 +102,9 @@ def fit_options(shipped: Callable, forward: Callable, options: dict) -> None:
     Errors: TypeError for an option that it does not take and that is asked for.
     """
     code = forward.__code__
-    if code.co_flags & 0x08:  # it has **options
-        return
     taken = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    for name in [name for name in options if name not in taken]:
+    takes_all = code.co_flags & 0x08  # it has **options: a hint has to be named all the same
+    for name in [name for name in options if name not in taken and (name in HINTS or not takes_all)]:
         default = (shipped.__kwdefaults__ or {}).get(name)
         if name not in HINTS and options[name] != default and options[name] != (default, default):
             raise TypeError(
