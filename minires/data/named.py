@@ -9,7 +9,7 @@ from minires.data.dataset import DataSplit
 from minires.data.digits import digits
 from minires.data.folder import image_folder
 from minires.data.published import cifar10, cifar100, fashion_mnist, mnist
-from minires.engine.armour import lookup
+from minires.engine.convert import lookup
 
 DATASETS: dict[str, Callable[[], DataSplit]] = {
     "digits": digits,

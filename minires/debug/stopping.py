@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from minires import kernels
 from minires.debug.context import Watching, made, owned_name
-from minires.engine.armour import lookup
+from minires.engine.convert import lookup
 from minires.engine.modes import mode
 from minires.engine.tensor import Node, Tensor
 from minires.kernels.backend import Array

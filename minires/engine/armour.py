@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
-from typing import Any, TypeVar
+from typing import Any
 
-from minires import kernels
 from minires.engine.convert import in_our_words, make_array, one_device, require_tensors
 from minires.engine.modes import mode, module_path, topological_order
 from minires.kernels.backend import Array, device_of
 from minires.kernels.fast import FAST
-
-T = TypeVar("T")
 
 ABSENT = {type(None)}
 
@@ -43,18 +39,6 @@ def users_line() -> tuple[str, int]:
 def name_of(forward: Callable) -> str:
     """The operation's name, as ``conv2d``, from its kernel's."""
     return forward.__name__.removesuffix("_forward")
-
-
-def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
-    """table[name].
-
-    Errors: ValueError that names the nearest entry and all others.
-    """
-    if name in table:
-        return table[name]
-    near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.4)
-    hint = f": did you mean {near[0]!r}?" if near else "."
-    raise ValueError(f"unknown {kind} {name!r}{hint} There are: {', '.join(table)}")
 
 
 # ---- Forward -----------------------------------------------------------------------------------------------------
@@ -112,30 +96,6 @@ def fit_options(shipped: Callable, forward: Callable, options: dict) -> None:
                 f"asked for (a kernel may leave out an option that stays at its default, {default!r})"
             )
         del options[name]
-
-
-def checked_pair(operation: str, pair: Any) -> Callable:
-    """The shipped forward that a pair of the reader's own stands for.
-
-    Errors: as ``using``.
-    """
-    table = {name.removesuffix("_forward"): name for name in kernels.__all__ if name.endswith("_forward")}
-    shipped = getattr(kernels, lookup(table, operation, "operation"))
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(hasattr(f, "__code__") for f in pair):
-        raise TypeError(f"using: {operation} must be a pair of functions (forward, backward), got {pair!r}")
-    forward, backward = pair
-    code, wanted = forward.__code__, shipped.__code__.co_varnames[: shipped.__code__.co_argcount]
-    required = code.co_argcount - len(forward.__defaults__ or ())
-    if required > len(wanted) or (code.co_argcount < len(wanted) and not code.co_flags & 0x04):  # has no *arrays
-        given = ", ".join(code.co_varnames[: code.co_argcount])
-        raise TypeError(
-            f"using: the forward of {operation} gets the arrays ({', '.join(wanted)}), None for one that is left out; "
-            f"{forward.__name__}({given}) does not take them so"
-        )
-    taken = backward.__code__.co_argcount - len(backward.__defaults__ or ())
-    if taken > 2 or (backward.__code__.co_argcount < 2 and not backward.__code__.co_flags & 0x04):
-        raise TypeError(f"using: the backward of {operation} is called as backward(dy, cache), {backward.__name__} not")
-    return shipped
 
 
 def recorded(inputs: Sequence, result: Any) -> tuple:

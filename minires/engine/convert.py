@@ -1,13 +1,16 @@
-"""What a user's values become: arrays from numbers and lists, operands of one dtype on one device, indices, axes."""
+"""What a user's values become: arrays from numbers and lists, operands of one dtype on one device, indices, names."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
 from minires.kernels.backend import Array, array_module, as_array, to_device, to_numpy
 from minires.kernels.shapes import INTEGERS, check_fits
+
+T = TypeVar("T")
 
 float32 = np.dtype("float32")
 float64 = np.dtype("float64")
@@ -231,3 +234,17 @@ def floating_dtype(operation: str, dtype: Any) -> np.dtype:
     if wanted.kind != "f":
         raise TypeError(f"{operation}: dtype must be floating point, got {wanted}")
     return wanted
+
+
+def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
+    """table[name].
+
+    Errors: ValueError that names the nearest entry and all others.
+    """
+    if name in table:
+        return table[name]
+    import difflib  # where it is needed: importing MiniRes stays light
+
+    near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.4)
+    hint = f": did you mean {near[0]!r}?" if near else "."
+    raise ValueError(f"unknown {kind} {name!r}{hint} There are: {', '.join(table)}")

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from minires import kernels
+from minires.engine.convert import lookup
 from minires.kernels.fast import FAST
 
 CO_GENERATOR = 0x20  # inspect.CO_GENERATOR, without importing inspect
@@ -133,6 +135,30 @@ class textbook(Switch):
         return {}
 
 
+def checked_pair(operation: str, pair: Any) -> Callable:
+    """The shipped forward that a pair of the reader's own stands for.
+
+    Errors: as ``using``.
+    """
+    table = {name.removesuffix("_forward"): name for name in kernels.__all__ if name.endswith("_forward")}
+    shipped = getattr(kernels, lookup(table, operation, "operation"))
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(hasattr(f, "__code__") for f in pair):
+        raise TypeError(f"using: {operation} must be a pair of functions (forward, backward), got {pair!r}")
+    forward, backward = pair
+    code, wanted = forward.__code__, shipped.__code__.co_varnames[: shipped.__code__.co_argcount]
+    required = code.co_argcount - len(forward.__defaults__ or ())
+    if required > len(wanted) or (code.co_argcount < len(wanted) and not code.co_flags & 0x04):  # has no *arrays
+        given = ", ".join(code.co_varnames[: code.co_argcount])
+        raise TypeError(
+            f"using: the forward of {operation} gets the arrays ({', '.join(wanted)}), None for one that is left out; "
+            f"{forward.__name__}({given}) does not take them so"
+        )
+    taken = backward.__code__.co_argcount - len(backward.__defaults__ or ())
+    if taken > 2 or (backward.__code__.co_argcount < 2 and not backward.__code__.co_flags & 0x04):
+        raise TypeError(f"using: the backward of {operation} is called as backward(dy, cache), {backward.__name__} not")
+    return shipped
+
+
 class using(Switch):
     """``with using(conv2d=(forward, backward)):`` runs any network on kernels of your own.
 
@@ -146,8 +172,6 @@ class using(Switch):
     field = "kernels"
 
     def __init__(self, **pairs: tuple[Callable, Callable]) -> None:
-        from minires.engine.armour import checked_pair
-
         self.before: list[Any] = []
         self.pairs = {}
         for operation, pair in pairs.items():

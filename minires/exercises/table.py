@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minires import kernels
-from minires.engine.armour import lookup
+from minires.engine.convert import lookup
 from minires.exercises import trials
 from minires.exercises.basic_block import basic_block_backward
 from minires.exercises.mutants import accepts

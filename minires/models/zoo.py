@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from minires.engine.armour import lookup
+from minires.engine.convert import lookup
 from minires.models.blocks import BasicBlock, Bottleneck
 from minires.models.other_blocks import PlainBlock, PreActBlock, PreActBottleneck
 from minires.models.resnet import Block, ResNet

@@ -12,7 +12,7 @@ import numpy as np
 from minires.data import DATASETS, ArrayDataset
 from minires.data.dataset import fingerprint
 from minires.data.transforms import Compose, RandomCrop, RandomHorizontalFlip
-from minires.engine.armour import lookup
+from minires.engine.convert import lookup
 from minires.nn import Module
 from minires.optim import (
     SGD,
