@@ -103,10 +103,10 @@ MISTAKES = {
         ([("return y, MaxPool", "return y.transpose(0, 1, 3, 2), MaxPool")], "forward", "in another order?"),
     ],
     "global_avg_pool": [
-        ([("(dy / (H * W))", "(dy)")], "gradient", "[scale-by-HW]"),
-        ([("(dy / (H * W))", "(-dy / (H * W))")], "gradient", "[sign]"),
+        ([("= dy / (H * W)", "= dy")], "gradient", "[scale-by-HW]"),
+        ([("= dy / (H * W)", "= -dy / (H * W)")], "gradient", "[sign]"),
         (
-            [("dx[...] = (dy / (H * W))", "dx[...] = 0\n    dx[:, :1, :1] = (dy / (H * W))")],
+            [("dx[...] = dy / (H * W)", "dx[...] = 0\n    dx[:, :, :1, :1] = dy / (H * W)")],
             "gradient",
             "dx is wrong",
         ),
