@@ -6,7 +6,7 @@ words, separated by |, must be in the message. Codes in brackets are the diagnos
 
 DB = "unbroadcast(dy_matrix, (out_features,))"
 THROUGH_VARIANCE = ("dcentred = dcentred + dvar * 2 * centred / M", "pass")
-THROUGH_MEAN = ("dx = dx + dmean / M", "pass")
+THROUGH_MEAN = ("+ dmean / M", "+ 0 * dmean")
 
 MISTAKES = {
     "add_broadcast": [
@@ -146,7 +146,7 @@ MISTAKES = {
         ([("dinv_std * -0.5 *", "dinv_std *")], "gradient", "[bn-var-sign]"),
         ([("dvar * 2 * centred / M", "dvar * 2 * centred")], "gradient", "[bn-sum-for-mean]"),
         ([("dvar * 2 * centred / M", "dvar * centred / M")], "gradient", "[factor-2]"),
-        ([("dx = dx + dmean / M", "dx = dx + dmean")], "gradient", "[bn-sum-for-mean]"),
+        ([("+ dmean / M", "+ dmean")], "gradient", "[bn-sum-for-mean]"),
         ([("dmean = -dcentred", "dmean = dcentred")], "gradient", "[bn-var-sign]"),
         ([("inv_std**3", "inv_std**2")], "gradient", "`dvar`"),
         ([("(dx_hat * centred).sum(", "(dx_hat * x_hat).sum(")], "gradient", "`dinv_std`"),

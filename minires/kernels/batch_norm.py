@@ -79,7 +79,7 @@ def batch_norm_backward(dy: Array, cache: BatchNormCache) -> tuple[Array, Array 
     dcentred = dcentred + dvar * 2 * centred / M  # (N, C, H, W)
     # centred = x - mean: the direct way
     dx = dcentred  # (N, C, H, W)
-    # mean = sum(x) / M: the other way
+    # and the way through mean = sum(x) / M
     dmean = -dcentred.sum(axis=axes, keepdims=True)  # (1, C, 1, 1)
     dx = dx + dmean / M  # (N, C, H, W)
     return dx, None if gamma is None else dgamma, dbeta if has_beta else None

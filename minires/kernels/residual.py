@@ -1,7 +1,4 @@
-"""The two pieces that make a network residual: the addition, and the shortcut without parameters.
-
-``fast/residual.py`` has the shortcut as it runs by default, proven equal.
-"""
+"""The two pieces that make a network residual: the addition, and the shortcut without parameters."""
 
 from __future__ import annotations
 
@@ -38,6 +35,8 @@ def residual_add_backward(dy: Array, cache: None) -> tuple[Array, Array]:
 
 def shortcut_a_forward(x: Array, *, out_channels: int, stride=1) -> tuple[Array, ShortcutACache]:
     """Option A: a shortcut with no parameters, every stride-th pixel and zeros for the new channels.
+
+    fast/shortcut.py has the pair as it runs by default, proven equal.
 
     Shapes: x (N, C, H, W) -> y (N, O, ceil(H / SH), ceil(W / SW)), O >= C: else ValueError.
     Formula: y[:, before + c, i, j] = x[:, c, i SH, j SW], 0 in the other channels; before = floor((O - C) / 2).

@@ -17,12 +17,7 @@ from minires.kernels.fast.batch_norm import (
 )
 from minires.kernels.fast.convolution import conv2d_backward, conv2d_forward
 from minires.kernels.fast.pooling import max_pool2d_backward, max_pool2d_forward
-from minires.kernels.fast.residual import (
-    global_avg_pool_backward,
-    global_avg_pool_forward,
-    shortcut_a_backward,
-    shortcut_a_forward,
-)
+from minires.kernels.fast.shortcut import shortcut_a_backward, shortcut_a_forward
 
 __all__ = [
     "FAST",
@@ -32,8 +27,6 @@ __all__ = [
     "batch_norm_inference_forward",
     "conv2d_backward",
     "conv2d_forward",
-    "global_avg_pool_backward",
-    "global_avg_pool_forward",
     "max_pool2d_backward",
     "max_pool2d_forward",
     "shortcut_a_backward",
@@ -48,6 +41,5 @@ FAST = {
     textbook_batch_norm.batch_norm_forward: (batch_norm_forward, batch_norm_backward),
     textbook_batch_norm.batch_norm_inference_forward: (batch_norm_inference_forward, batch_norm_inference_backward),
     textbook_pooling.max_pool2d_forward: (max_pool2d_forward, max_pool2d_backward),
-    textbook_pooling.global_avg_pool_forward: (global_avg_pool_forward, global_avg_pool_backward),
     textbook_residual.shortcut_a_forward: (shortcut_a_forward, shortcut_a_backward),
 }
