@@ -74,7 +74,7 @@ MISTAKES = {
         ),
         ([("y = y + b.reshape(G, 1, O // G)", "y = y")], "forward", "y: expected"),
         (
-            [(".reshape(N, OH, OW, O).transpose(0, 3, 1, 2)", ".reshape(N, O, OH, OW)")],
+            [(".transpose(1, 0, 2).reshape(N, OH, OW, O)", ".reshape(N, O, OH, OW).transpose(0, 2, 3, 1)")],
             "forward",
             "y: expected",
         ),
@@ -90,7 +90,7 @@ MISTAKES = {
         ([("dy.sum(axis=1)", "dy.mean(axis=1)")], "gradient", "scale-"),
         ([("(dy.transpose(0, 2, 1) @ cols)", "(-dy.transpose(0, 2, 1) @ cols)")], "gradient", "[sign]"),
         ([("dcols = dy @", "dcols = np.ones_like(dy) @")], "gradient", "[upstream-ignored]"),
-        ([("dy.transpose(0, 2, 3, 1).reshape(N", "dy.reshape(N")], "gradient", "`dy`"),
+        ([("dy.transpose(0, 2, 3, 1)", "dy.transpose(0, 3, 2, 1)")], "gradient", "`dy`|`dw`"),
         ([("dy @ w.reshape(G,", "dy @ w[:, :, ::-1, ::-1].reshape(G,")], "gradient", "[kernel-flipped]"),
     ],
     "max_pool": [

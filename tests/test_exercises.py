@@ -200,22 +200,15 @@ def test_what_a_network_cannot_call_is_said_in_a_sentence(tmp_path):
     text = re.sub(r"check_batch_norm\(.*\)", "check_batch_norm(x, gamma, beta, None, None, training=True)", text)
     failed = failure(checked("batch_norm_forward", text, tmp_path))
     assert failed["name"] == "training" and failed["code"] == "wrong-arguments" and failed["code"] in HINTS
-    assert failed["message"].startswith("the forward of batch_norm is called with the arrays (x, gamma, beta, running")
+    assert failed["message"].startswith("the forward of batch_norm ")
+    assert "(x, gamma, beta, running_mean, running_var)" in failed["message"]
     assert "batch_norm_forward(x, gamma, beta) does not take them so" in failed["message"]
 
 
-def test_partial_and_decorated_functions_are_functions_too(tmp_path):
-    own = """
-import functools
-
-conv2d_forward = functools.{}
-conv2d_forward.__name__ = "conv2d_forward"
-"""
-    decorated = "wraps(conv2d_forward)(lambda *arrays, first=conv2d_forward, **options: first(*arrays, **options))"
-    for change in ("partial(conv2d_forward)", decorated):
-        text = solved_file(EXERCISES["conv2d_forward"]) + own.format(change)
-        found = checked("conv2d_forward", text, tmp_path)
-        assert found[-1] == {"name": "training", "status": "passed", "code": "", "message": ""}, found
+def test_a_partial_is_a_function_too(tmp_path):
+    text = solved_file(EXERCISES["relu"]) + "\n\nimport functools\nrelu_backward = functools.partial(relu_backward)\n"
+    found = checked("relu", text + 'relu_backward.__name__ = "relu_backward"\n', tmp_path)
+    assert found[-1] == {"name": "training", "status": "passed", "code": "", "message": ""}, found
 
 
 def naive_convolution_forward(x, w, b=None, *, stride=1, padding=0):

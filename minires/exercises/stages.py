@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minires import kernels
-from minires.engine.armour import HINTS
 from minires.engine.modes import textbook, using
 from minires.exercises import training
 from minires.exercises.compare import Failed, both, describe, difference, first_difference, watch
@@ -416,13 +415,12 @@ def own_pair(submission: Submission, forward: Callable, backward: Callable) -> t
 
 
 def as_function(own: Callable) -> Callable:
-    """What can be called, as a function that takes what a network passes: a partial or a decorated one may not."""
-    if hasattr(own, "__code__") and not hasattr(own, "__wrapped__"):
+    """What can be called, as a function: a partial has no signature that ``using`` could look at."""
+    if hasattr(own, "__code__"):
         return own
-    taken = inspect.signature(own).parameters
 
     def calling(*arguments: Any, **options: Any) -> Any:
-        return own(*arguments, **{name: value for name, value in options.items() if name in taken or name not in HINTS})
+        return own(*arguments, **options)
 
     return calling
 
