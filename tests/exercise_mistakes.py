@@ -5,13 +5,8 @@ words, separated by |, must be in the message. Codes in brackets are the diagnos
 """
 
 DB = "unbroadcast(dy_matrix, (out_features,))"
-THROUGH_VARIANCE = ("dx = x_hat * (dgamma / -M)[:, None]", "dx = 0 * x_hat")
-THROUGH_MEAN = ("dx -= (dbeta / M)[:, None]", "pass")
-
-#: Max pooling's source changes with its speed, so its mistakes are wrapped around whatever it is.
-FORWARD = "\n\nright_forward = max_pool2d_forward\n\n\ndef max_pool2d_forward(x, **options):\n    "
-BACKWARD = "\n\nright_backward = max_pool2d_backward\n\n\ndef max_pool2d_backward(dy, cache):\n    "
-END = ("\0", "")  # stands for: add this at the end of the file
+THROUGH_VARIANCE = ("dcentred = dcentred + dvar * 2 * centred / M", "pass")
+THROUGH_MEAN = ("+ dmean / M", "+ 0 * dmean")
 
 MISTAKES = {
     "add_broadcast": [
@@ -47,54 +42,71 @@ MISTAKES = {
         ([("xp.where(counted & in_range, labels, 0)", "labels")], "forward", "IndexError"),
     ],
     "im2col": [
-        ([("+= windows[:, :, kh, kw]", "= windows[:, :, kh, kw]")], "gradient", "[col2im-overlap]"),
-        ([("PH : PH + H", "0 : H")], "gradient", "[crop-off-by-one]|[shifted]"),
-        ([("h, w = kh * DH, kw * DW", "h, w = kh, kw")], "forward", "cols: expected"),
-        ([(".transpose(0, 4, 5, 1, 2, 3)", ".transpose(0, 4, 5, 1, 3, 2)")], "forward", "cols: expected"),
-        ([("W + 2 * PW), cols.dtype)", "W + 2 * PW))")], "invariants", "must be float32"),
+        ([("+= windows[:, :, :, :, :, kw]", "= windows[:, :, :, :, :, kw]")], "gradient", "[col2im-overlap]"),
+        ([("+= rows[:, :, :, kh]", "= rows[:, :, :, kh]")], "gradient", "[col2im-overlap]"),
+        (
+            [("return x_padded[:, :, PH : PH + H", "return x_padded[:, :, 0 : H")],
+            "gradient",
+            "[crop-off-by-one]|[shifted]",
+        ),
+        ([("[:, None] + DH * xp.arange(KH)", "[:, None] + xp.arange(KH)")], "forward", "`h`"),
+        ([(".transpose(0, 2, 4, 1, 3, 5)", ".transpose(0, 2, 4, 1, 5, 3)")], "forward", "cols: expected"),
+        (
+            [
+                (
+                    "rows = xp.zeros((N, C, OH, KH, W + 2 * PW), cols.dtype)",
+                    "rows = xp.zeros((N, C, OH, KH, W + 2 * PW))",
+                ),
+                (
+                    "x_padded = xp.zeros((N, C, H + 2 * PH, W + 2 * PW), cols.dtype)",
+                    "x_padded = xp.zeros((N, C, H + 2 * PH, W + 2 * PW))",
+                ),
+            ],
+            "invariants",
+            "must be float32",
+        ),
     ],
     "conv2d_forward": [
         (
-            [("w_matrix = w.reshape(size.O, -1)", "w_matrix = w[:, :, ::-1, ::-1].reshape(size.O, -1)")],
+            [("w_matrix = w.reshape(G,", "w_matrix = w[:, :, ::-1, ::-1].reshape(G,")],
             "forward",
             "`w_matrix`",
         ),
-        ([("y = y + b", "y = y")], "forward", "y: expected"),
+        ([("y = y + b.reshape(G, 1, O // G)", "y = y")], "forward", "y: expected"),
         (
-            [(".reshape(size.N, size.OH, size.OW, size.O).transpose(0, 3, 1, 2)", ".reshape(2, 4, size.OH, size.OW)")],
+            [(".transpose(1, 0, 2).reshape(N, OH, OW, O)", ".reshape(N, O, OH, OW).transpose(0, 2, 3, 1)")],
             "forward",
             "y: expected",
         ),
-        ([("Conv2dIm2colCache(cols, w,", "Conv2dIm2colCache(cols, 2 * w,")], "intermediates", "cache.w: expected"),
-        ([("options, b is not None)", "options, False)")], "intermediates", "cache.has_bias must be True"),
+        ([("Conv2dCache(cols, w,", "Conv2dCache(cols, 2 * w,")], "intermediates", "cache.w: expected"),
+        ([("size, b is not None)", "size, False)")], "intermediates", "cache.has_bias must be True"),
+        (
+            [("reshape(N * OH * OW, G, -1).transpose(1, 0, 2)", "reshape(G, N * OH * OW, -1)")],
+            "forward",
+            "`cols`|y: expected",
+        ),
     ],
     "conv2d_backward": [
-        ([("dy_matrix.sum(axis=0)", "dy_matrix.mean(axis=0)")], "gradient", "scale-"),
-        ([("(dy_matrix.T @ cache.cols)", "(-dy_matrix.T @ cache.cols)")], "gradient", "[sign]"),
-        ([("dcols = dy_matrix @", "dcols = np.ones_like(dy_matrix) @")], "gradient", "[upstream-ignored]"),
-        ([("dy.transpose(0, 2, 3, 1).reshape(-1, O)", "dy.reshape(-1, O)")], "gradient", "`dy_matrix`"),
-        ([("cache.w.reshape(O, -1)", "cache.w[:, :, ::-1, ::-1].reshape(O, -1)")], "gradient", "[kernel-flipped]"),
+        ([("dy.sum(axis=1)", "dy.mean(axis=1)")], "gradient", "scale-"),
+        ([("(dy.transpose(0, 2, 1) @ cols)", "(-dy.transpose(0, 2, 1) @ cols)")], "gradient", "[sign]"),
+        ([("dcols = dy @", "dcols = np.ones_like(dy) @")], "gradient", "[upstream-ignored]"),
+        ([("dy.transpose(0, 2, 3, 1)", "dy.transpose(0, 3, 2, 1)")], "gradient", "`dy`|`dw`"),
+        ([("dy @ w.reshape(G,", "dy @ w[:, :, ::-1, ::-1].reshape(G,")], "gradient", "[kernel-flipped]"),
     ],
     "max_pool": [
-        ([(END, BACKWARD + "return 2 * right_backward(dy, cache)\n")], "gradient", "[factor-2]"),
-        ([(END, BACKWARD + "return right_backward(np.ones_like(dy), cache)\n")], "gradient", "[upstream-ignored]"),
-        ([(END, BACKWARD + "return 0 * right_backward(dy, cache)\n")], "gradient", "[zero]"),
-        (
-            [(END, FORWARD + "y, cache = right_forward(-x, **options)\n    return -y, cache\n")],
-            "forward",
-            "y: expected",
-        ),
-        (
-            [(END, FORWARD + "y, cache = right_forward(x, **options)\n    return y.transpose(0, 1, 3, 2), cache\n")],
-            "forward",
-            "in another order?",
-        ),
+        ([("+= dy[:, :, oh, ow]", "+= 2 * dy[:, :, oh, ow]")], "gradient", "[factor-2]"),
+        ([("+= dy[:, :, oh, ow]", "+= 1")], "gradient", "[upstream-ignored]"),
+        ([("+= dy[:, :, oh, ow]", "= dy[:, :, oh, ow]")], "gradient", "dx is wrong|dx: expected"),
+        ([(".argmax(axis=2)", ".argmin(axis=2)")], "gradient", "[pool-argmin]"),
+        ([("first // pixels.shape[3]", "first // pixels.shape[2]")], "gradient", "dx is wrong|dx: expected|IndexError"),
+        ([(".max(axis=(2, 3))", ".min(axis=(2, 3))")], "forward", "y: expected"),
+        ([("return y, MaxPool", "return y.transpose(0, 1, 3, 2), MaxPool")], "forward", "in another order?"),
     ],
     "global_avg_pool": [
-        ([("(dy / (H * W))", "(dy)")], "gradient", "[scale-by-HW]"),
-        ([("(dy / (H * W))", "(-dy / (H * W))")], "gradient", "[sign]"),
+        ([("= dy / (H * W)", "= dy")], "gradient", "[scale-by-HW]"),
+        ([("= dy / (H * W)", "= -dy / (H * W)")], "gradient", "[sign]"),
         (
-            [("dx[...] = (dy / (H * W))", "dx[...] = 0\n    dx[:, :1, :1] = (dy / (H * W))")],
+            [("dx[...] = dy / (H * W)", "dx[...] = 0\n    dx[:, :, :1, :1] = dy / (H * W)")],
             "gradient",
             "dx is wrong",
         ),
@@ -102,35 +114,49 @@ MISTAKES = {
         ([("y = x.mean(", "y = x.sum(")], "forward", "y: expected"),
     ],
     "batch_norm_forward": [
-        ([("[:, 0, 0] / M", "[:, 0, 0] / (M - 1)")], "forward", "`var`"),
+        (
+            [("(centred * centred).mean(", "x.size / (x.size - x.shape[1]) * (centred * centred).mean(")],
+            "forward",
+            "`var`",
+        ),
         ([("1 / xp.sqrt(var + eps)", "1 / (xp.sqrt(var) + eps)")], "forward", "`inv_std`"),
-        ([("rows.mean(axis=1)", "rows.sum(axis=1) / x.shape[0]")], "forward", "`mean`"),
-        ([("beta is not None, mean, var)", "beta is not None, var, mean)")], "intermediates", "cache.mean: expected"),
-        ([("rows.mean(axis=1)", "rows.sum(axis=1) / np.float64(M)")], "invariants", "must be float32"),
+        ([("x.mean(axis=axes, keepdims=True)", "x.mean(axis=0, keepdims=True)")], "forward", "`centred`|`mean`"),
+        (
+            [("beta is not None, batch_mean, batch_var)", "beta is not None, batch_var, batch_mean)")],
+            "intermediates",
+            "cache.mean: expected",
+        ),
+        (
+            [("mean = x.mean(axis=axes, keepdims=True)", "mean = x.mean(axis=axes, keepdims=True, dtype='float64')")],
+            "invariants",
+            "must be float32",
+        ),
     ],
     "batch_norm_backward": [
         ([THROUGH_VARIANCE, THROUGH_MEAN], "gradient", "[bn-stats-constant]"),
         ([THROUGH_MEAN], "gradient", "[bn-mean-constant]"),
         ([THROUGH_VARIANCE], "gradient", "[bn-var-constant]"),
-        ([("else cache.gamma * cache.inv_std", "else cache.inv_std")], "gradient", "[bn-missing-gamma]"),
+        ([("else dy * gamma.reshape(per_channel)", "else dy")], "gradient", "[bn-missing-gamma]"),
         (
-            [
-                ("None if cache.gamma is None else dgamma,", "dbeta if cache.has_beta else None,"),
-                (
-                    "        dbeta if cache.has_beta else None,\n    )",
-                    "        dgamma if cache.has_beta else None,\n    )",
-                ),
-            ],
+            [("else dgamma, dbeta if has_beta", "else dbeta, dgamma if has_beta")],
             "gradient",
             "[bn-dgamma-dbeta-swapped]",
         ),
+        ([("dinv_std * -0.5 *", "dinv_std * 0.5 *")], "gradient", "[bn-var-sign]"),
+        ([("dinv_std * -0.5 *", "dinv_std *")], "gradient", "[bn-var-sign]"),
+        ([("dvar * 2 * centred / M", "dvar * 2 * centred")], "gradient", "[bn-sum-for-mean]"),
+        ([("dvar * 2 * centred / M", "dvar * centred / M")], "gradient", "[factor-2]"),
+        ([("+ dmean / M", "+ dmean")], "gradient", "[bn-sum-for-mean]"),
+        ([("dmean = -dcentred", "dmean = dcentred")], "gradient", "[bn-var-sign]"),
+        ([("inv_std**3", "inv_std**2")], "gradient", "`dvar`"),
+        ([("(dx_hat * centred).sum(", "(dx_hat * x_hat).sum(")], "gradient", "`dinv_std`"),
     ],
     "batch_norm_inference": [
-        ([("else cache.gamma * cache.inv_std", "else cache.gamma")], "gradient", "`scale`"),
-        ([("dx = dy_rows * scale", "dx = -dy_rows * scale")], "gradient", "[sign]"),
-        ([("dbeta = dy_rows.sum(axis=1)", "dbeta = dy_rows.mean(axis=1)")], "gradient", "scale-"),
+        ([("else dy * gamma.reshape(per_channel)", "else dy")], "gradient", "`dx_hat`"),
+        ([("dx = dx_hat * inv_std", "dx = -dx_hat * inv_std")], "gradient", "[sign]"),
+        ([("dbeta = dy.sum(axis=axes)", "dbeta = dy.mean(axis=axes)")], "gradient", "scale-"),
         ([("1 / xp.sqrt(var + eps)", "1 / xp.sqrt(var)")], "forward", "`inv_std`"),
-        ([("else beta - mean * scale", "else beta - rows.mean(axis=1) * scale")], "forward", "y: expected"),
+        ([("x - mean.reshape(per_channel)", "x - x.mean(axis=axes, keepdims=True)")], "forward", "`x_hat`"),
     ],
     "residual_add": [
         ([("return branch + x, None", "return branch - x, None")], "forward", "y: expected"),
@@ -156,7 +182,7 @@ MISTAKES = {
     ],
     "sgd": [
         ([("p = p - lr * direction", "p = p + lr * direction")], "forward", "p: expected"),
-        ([("v = momentum * v + g", "v = momentum * v - g")], "forward", "`direction`"),
+        ([("v = momentum * v + g", "v = momentum * v - g")], "forward", "`v`"),
         ([("g = grad + weight_decay * p", "g = grad - weight_decay * p")], "forward", "`g`"),
         ([("g + momentum * v if nesterov", "g if nesterov")], "forward", "`direction`"),
         ([("p = p - lr * direction", "p -= lr * direction")], "forward", "p was changed"),
@@ -178,9 +204,6 @@ MISTAKES = {
 def planted(text, edits):
     """The solved file with a mistake in it; every edit must find its place."""
     for old, new in edits:
-        if old is END:
-            text += new
-            continue
         assert old in text, f"the kernel no longer says: {old}"
         text = text.replace(old, new, 1)
     return text

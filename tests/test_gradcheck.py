@@ -260,7 +260,8 @@ def test_dy_is_not_the_input_that_the_same_seed_draws():
     seen.clear()
 
     def watched(z):
-        y = F.batch_norm(z, None, None, training=True)
+        with minires.textbook():  # whose cache backward reads
+            y = F.batch_norm(z, None, None, training=True)
         y.node.backward = backward
         return y
 

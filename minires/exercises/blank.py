@@ -20,8 +20,10 @@ from typing import Any, NamedTuple
 
 from minires.exercises.table import Exercise
 
-#: Calls that check arguments or name sizes: given, not part of the mathematics.
-PREPARATIONS = {"array_module", "pair", "check_axis", "conv2d_size", "pool_size", "window_output_size", "float", "int"}
+#: Calls that are given, as no part of the mathematics: these, and whatever stands in a module that only checks
+#: arguments and names sizes.
+PREPARATIONS = {"array_module", "float", "int"}
+PREPARING_MODULES = {"minires.kernels.checks", "minires.kernels.shapes"}
 
 HEADER = '''\
 """Exercise {name}: {title}.
@@ -55,6 +57,8 @@ def stores(node: ast.AST) -> list[str]:
     """The name of every assignment and write in a piece of source, in its order: a name as often as it is written."""
     found = []
     for part in ast.walk(node):
+        if isinstance(part, ast.Attribute) and part.attr == "append" and isinstance(part.value, ast.Name):
+            found.append((part.lineno, part.col_offset, part.value.id))
         base = part
         while isinstance(base, ast.Subscript):
             base = base.value
@@ -68,12 +72,12 @@ def stored_names(node: ast.AST) -> list[str]:
     return list(dict.fromkeys(stores(node)))
 
 
-def is_given(node: ast.stmt) -> bool:
-    """Whether a statement only checks arguments, names sizes or opens the cache."""
+def is_given(node: ast.stmt, function: Callable) -> bool:
+    """Whether a statement only checks arguments, names sizes, opens the cache or saves memory on demand."""
     if isinstance(node, ast.Expr):
-        return isinstance(node.value, (ast.Call, ast.Constant))
+        return isinstance(node.value, (ast.Call, ast.Constant)) and not stores(node)
     if isinstance(node, ast.If):
-        return isinstance(node.body[-1], ast.Raise) and not node.orelse
+        return (isinstance(node.body[-1], ast.Raise) and not node.orelse) or ast.unparse(node.test) == "inplace"
     if not isinstance(node, ast.Assign):
         return False
     if is_computed(node.value) and not all(name.isupper() for name in stored_names(node)):
@@ -82,8 +86,9 @@ def is_given(node: ast.stmt) -> bool:
         return True
     value = node.value
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
-        return value.func.id in PREPARATIONS
-    return isinstance(value, ast.Attribute)
+        called = function.__globals__.get(value.func.id)
+        return value.func.id in PREPARATIONS or getattr(called, "__module__", "") in PREPARING_MODULES
+    return isinstance(value, ast.Attribute) or ast.unparse(value) == "cache"
 
 
 def is_computed(node: ast.AST) -> bool:
@@ -91,24 +96,40 @@ def is_computed(node: ast.AST) -> bool:
     return any(isinstance(part, (ast.BinOp, ast.UnaryOp)) for part in ast.walk(node))
 
 
-def title_of(node: ast.stmt, names: list[str], comment: str) -> str:
-    """What a step is called: the names that it computes, and the beginning of the comment above it."""
+def title_of(node: ast.stmt, names: list[str], comment: str, known: set[str]) -> str:
+    """What a step is called: the names that it computes, and the beginning of the comment above it.
+
+    Args: known, the names of the steps before.
+    """
     if names:
-        title = ", ".join(name for name in names if name != "_")
+        title = ", ".join(f"{name} again" if name in known else name for name in names if name != "_")
     elif isinstance(node, ast.For):
-        title = f"the loop over {ast.unparse(node.target)}"
+        title = f"the loop over {ast.unparse(node.target).strip('()')}"
     elif isinstance(node, ast.If):
-        title = f"where {ast.unparse(node.test)}"
+        title = f"what it returns where {ast.unparse(node.test)}"
     else:
         title = "what it returns"
     phrase = re.split(r"[.:;,]", comment)[0]
+    if is_equation(comment):
+        return f"{title}, from {phrase}"
     return f"{title}, {phrase[0].lower()}{phrase[1:]}" if phrase else title
 
 
-def shape_comment(line: str) -> str:
-    """``  # (C, M)`` from a line that ends so, or nothing."""
-    found = re.search(r"  # \([^#]*$", line)
-    return found.group(0) if found else ""
+def is_equation(comment: str) -> bool:
+    """Whether a comment is a line of the derivation, ``y = gamma x_hat + beta``: the steps below are about it."""
+    return re.match(r"\w+ = ", comment) is not None
+
+
+def shape_of(node: ast.stmt, lines: list[str]) -> str:
+    """``  # (C, M)`` where the shape of a statement's result is said, in a comment or by what makes the array."""
+    last = [] if isinstance(node, ast.For) else [lines[node.end_lineno - 1]]  # in a loop it is of a part
+    for line in (*last, lines[node.lineno - 1]):
+        if found := re.search(r"  # \([^#]*$", line):
+            return found.group(0)
+    made = getattr(node, "value", None)
+    if isinstance(made, ast.Call) and re.match(r"\w+\.(zeros|ones|empty)\(\(", ast.unparse(made)):
+        return f"  # {ast.unparse(made.args[0])}"
+    return ""
 
 
 def steps_of(function: Callable) -> list[Step]:
@@ -117,19 +138,22 @@ def steps_of(function: Callable) -> list[Step]:
     lines = source.splitlines()
     body = ast.parse(source).body[0].body
     steps: list[Step] = []
+    equation = ""
     for place, node in enumerate(body):
         if place == 0 and ast.get_docstring(ast.parse(source).body[0]) is not None:
             continue
         before = body[place - 1].end_lineno if place else node.lineno - 1
         between = [line.strip() for line in lines[before : node.lineno - 1]]
         comment = " ".join(line.lstrip("# ") for line in between if line.startswith("#"))
-        if is_given(node) or is_handing_on(node) and steps:
+        if comment:
+            equation = comment if is_equation(comment) else ""
+        if is_given(node, function) or is_handing_on(node) and steps:
             continue
         names = [] if contains_return(node) else stored_names(node)
         if isinstance(node, (ast.For, ast.If)):  # what only the inside of the loop needs is no result of the step
             later = {part.id for after in body[place + 1 :] for part in ast.walk(after) if isinstance(part, ast.Name)}
             names = [name for name in names if name in later]
-        shape = shape_comment(lines[node.end_lineno - 1]) or shape_comment(lines[node.lineno - 1])
+        shape = shape_of(node, lines)
         span = (node.lineno, node.end_lineno)
         last = steps[-1] if steps else None
         if last and not comment and set(names) & set(last.names) and last.lines[-1][1] == body[place - 1].end_lineno:
@@ -137,7 +161,8 @@ def steps_of(function: Callable) -> list[Step]:
             title = ", ".join([last.title, *more])
             steps[-1] = Step(title, (*last.names, *more), shape or last.shape, [*last.lines, span])
         else:
-            steps.append(Step(title_of(node, names, comment), tuple(names), shape, [span]))
+            known = {name for step in steps for name in step.names}
+            steps.append(Step(title_of(node, names, comment or equation, known), tuple(names), shape, [span]))
     return steps
 
 
@@ -208,8 +233,30 @@ def imported_names(module: Any) -> dict[str, str]:
     return origin
 
 
+def helpers_of(functions: tuple[Callable, ...]) -> list[Callable]:
+    """The functions of the library that the steps call."""
+    found: list[Callable] = []
+    for function in functions:
+        lines = source_of(function).splitlines()
+        for first, last in [span for step in steps_of(function) for span in step.lines]:
+            for part in ast.walk(ast.parse(textwrap.dedent("\n".join(lines[first - 1 : last])))):
+                value = function.__globals__.get(part.id) if isinstance(part, ast.Name) else None
+                if inspect.isfunction(value) and value not in (*functions, *found):
+                    found.append(value)
+    return found
+
+
+def described(helper: Callable) -> str:
+    """A helper's call and the first line of its docstring, as a comment."""
+    signature = inspect.signature(helper)
+    bare = [argument.replace(annotation=inspect.Parameter.empty) for argument in signature.parameters.values()]
+    call = signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)
+    says = (inspect.getdoc(helper) or "").partition("\n")[0]
+    return f"# {helper.__name__}{call}\n{textwrap.fill(says, 116, initial_indent='#     ', subsequent_indent='#     ')}"
+
+
 def import_lines(exercise: Exercise) -> str:
-    """The import statements of a student's file, and what the caches hold as a comment."""
+    """The import statements of a student's file; as comments what the caches hold, and which functions help."""
     used, caches = imports_of(exercise.functions)
     used.pop("", None)
     standard = {module: names for module, names in used.items() if module.split(".")[0] in sys.stdlib_module_names}
@@ -218,6 +265,9 @@ def import_lines(exercise: Exercise) -> str:
     text = "\n\n".join(part for part in parts if part)
     for cache in caches:
         text += f"\n\n# From {cache.__module__}:\n#\n{textwrap.indent(source_of(cache).rstrip(), '# ')}"
+    helpers = helpers_of(exercise.functions)
+    if helpers:
+        text += "\n\n# Functions that help:\n#\n" + "\n".join(described(helper) for helper in helpers)
     return text
 
 

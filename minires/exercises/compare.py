@@ -129,18 +129,23 @@ def count_wrong(expected: Any, got: Any, tolerance: float) -> int:
 
 
 def watch(function: Callable, *arguments: Any, **options: Any) -> dict[str, Any]:
-    """Run a function, and copy each of its arrays when a line has just made it."""
+    """Run a function, and copy each of its arrays when a line has just made it: what it was given is not its own."""
     seen: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     code = getattr(inspect.unwrap(function), "__code__", None)  # a partial has none, and is not watched
 
     def on_line(frame: Any, event: str, _: Any) -> Any:
         for name, value in frame.f_locals.items():
-            if name not in seen and isinstance(value, (np.ndarray, np.generic)):
+            if name not in seen and value is not given.get(name) and isinstance(value, (np.ndarray, np.generic)):
                 seen[name] = np.array(value)
         return on_line
 
     def on_call(frame: Any, event: str, _: Any) -> Any:
-        return on_line if frame.f_code is code else None
+        if frame.f_code is not code:
+            return None
+        if not given:
+            given.update(frame.f_locals)
+        return on_line
 
     before = sys.gettrace()
     sys.settrace(on_call)

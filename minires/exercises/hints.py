@@ -116,7 +116,7 @@ HINTS: dict[str, Hints] = {
     "col2im-overlap": (
         "Where windows overlap, a pixel lies in several of them. What does it get?",
         "im2col copies the pixel several times, so the gradients of all copies count.",
-        "Add to the pixel's place (+=) for every place (kh, kw) of the window; = keeps only the last.",
+        "Add (+=) for every kw, and then for every kh: = keeps only the last copy.",
     ),
     "crop-off-by-one": (
         "The padding has to go again at the end. Where does the image lie in the padded one?",
@@ -136,23 +136,23 @@ HINTS: dict[str, Hints] = {
     "stride-ignored": (
         "What does the stride change in your code?",
         "Output oh looks at the input from row oh SH on: the stride multiplies the output's index.",
-        "A slice of the input for one kernel place is start : start + (OH - 1) SH + 1 : SH, and columns alike.",
+        "So h in im2col is SH times the numbers of the windows plus DH times those of the kernel's rows, and w alike.",
     ),
     # ---- batch norm
     "bn-stats-constant": (
         "Does the mean of the batch change when one x changes? Does its variance?",
         "x reaches y along three ways: directly, through the mean and through the variance. Yours has the first only.",
-        "From dy take away its mean, and x_hat times the mean of dy x_hat; then scale by gamma inv_std.",
+        "mean and var are computed from x: what comes back to var goes on to centred, what comes back to mean to x.",
     ),
     "bn-mean-constant": (
         "One of the three ways from x to y is missing in your dx.",
         "The missing one is that through the mean: every x of the channel moves it.",
-        "What all of dy has in common, its mean over the channel, is to be taken away.",
+        "centred = x - mean hands minus the sum of dcentred to the mean, and of that each x of the channel has 1 / M.",
     ),
     "bn-var-constant": (
         "One of the three ways from x to y is missing in your dx.",
         "The missing one is that through the variance: an x far from the mean stretches it most.",
-        "Take away x_hat times the mean of dy x_hat over the channel.",
+        "var is the mean of centred^2: of dvar each centred gets 2 centred / M, beside what it gets directly.",
     ),
     "bn-bessel": (
         "By how much is the variance divided: by M, or by M - 1?",
@@ -161,13 +161,13 @@ HINTS: dict[str, Hints] = {
     ),
     "bn-sum-for-mean": (
         "One term of dx is far too large.",
-        "The terms that are taken away from dy are means over the channel.",
-        "dbeta and dgamma are sums over M values: divide each by M before it enters dx.",
+        "The mean and the variance are means over M values: one x has a share of 1 / M in them.",
+        "What comes back through the mean, or through the variance, is divided by M before it enters dx.",
     ),
     "bn-var-sign": (
         "One term of dx has the wrong sign.",
         "It is the term through the variance. Does a larger variance make y larger or smaller?",
-        "Both corrections are taken away from dy: neither is added.",
+        "The slope of (var + eps)^(-1/2) is -1/2 inv_std^3, and that of x - mean in the mean is -1: two minus signs.",
     ),
     "bn-running-stats": (
         "Which mean and variance does training use?",
@@ -177,27 +177,27 @@ HINTS: dict[str, Hints] = {
     "bn-batch-axis-only": (
         "Over which axes of (N, C, H, W) is a channel's mean taken?",
         "A channel has one mean for all its images and all its pixels.",
-        "Take means over N, H and W together (axes 0, 2 and 3, or axis 1 of the rows), never over N alone.",
+        "Take means over N, H and W together (axes 0, 2 and 3), never over N alone.",
     ),
     "bn-missing-gamma": (
         "One factor of dx is missing, and it differs from channel to channel.",
         "y = gamma x_hat + beta: what reaches x_hat of dy?",
-        "Multiply dx by gamma, each channel by its own.",
+        "dx_hat is dy times gamma, each channel by its own, and everything behind it starts from dx_hat.",
     ),
     "bn-missing-inv-std": (
         "One factor of dx is missing, and it differs from channel to channel.",
         "x_hat = (x - mean) inv_std: what is its slope in x?",
-        "Multiply dx by inv_std once, each channel by its own.",
+        "What reaches centred directly is dx_hat times inv_std, each channel by its own.",
     ),
     "bn-inv-std-squared": (
         "One factor of dx comes once too often.",
-        "How often does inv_std stand before the bracket of the formula?",
-        "If your terms contain inv_std already, or x_hat does, the scale outside must not bring it again.",
+        "Count inv_std on each way from x_hat to x: once directly, and three times through the variance.",
+        "x_hat has inv_std in it already, centred has not: dinv_std is made with centred.",
     ),
     "bn-centred-for-xhat": (
-        "One of the arrays in dx is not the one that the formula means.",
-        "x - mean and x_hat differ by the factor inv_std.",
-        "The term through the variance has x_hat twice: outside, and inside the mean of dy x_hat.",
+        "x - mean and x_hat differ by the factor inv_std: one of them stands where the other is meant.",
+        "dgamma has x_hat in it. dinv_std and the slope of the variance have centred, and dvar has inv_std^3.",
+        "Put together, the term through the variance is x_hat times the mean of dx_hat x_hat, times inv_std.",
     ),
     "bn-dgamma-uses-x": (
         "By which array is gamma multiplied in the forward?",
@@ -244,7 +244,7 @@ HINTS: dict[str, Hints] = {
     "pool-ties": (
         "What if the largest value stands twice in a window?",
         "The gradient of a window goes to one pixel only: the first in row-major order.",
-        "Note for each window whether its maximum was met already, and pay only the first time.",
+        "argmax takes the first of equals; a comparison with the maximum finds all of them.",
     ),
     "pool-argmin": (
         "Which pixel of the window decided the output?",
@@ -263,8 +263,8 @@ HINTS: dict[str, Hints] = {
     ),
     "pool-index-order": (
         "An index inside a window has to become a row and a column. Which is which?",
-        "In row-major order the index is kh KW + kw.",
-        "So the row is the index divided by KW, the column the remainder: KW both times, not KH.",
+        "In row-major order the index is the row times the width of the window, plus the column.",
+        "So divide by the width for the row, and the remainder is the column: the width of the part inside the image.",
     ),
     "pool-other-sample": (
         "The gradient arrives in another image or another channel.",
@@ -357,7 +357,12 @@ HINTS: dict[str, Hints] = {
     "time-limit": (
         "Which loop of yours may never end, or goes once through every number?",
         "Look for a while whose condition does not change, and for loops within loops within loops.",
-        "Loop over the kernel's places only, and let NumPy do all samples, channels and pixels at once.",
+        "Loop over the kernel's places, or a pooling's windows, and let NumPy do all samples and channels at once.",
+    ),
+    "wrong-arguments": (
+        "Compare the first line of your function with that of a fresh blank: a network calls it with all of these.",
+        "Arrays come by position, options by name. An array that may be left out has the default None.",
+        "Keep the line that begins with def as minires exercise start wrote it.",
     ),
     "crashed": (
         "Read the last line of the error first, then the line of your file that it names.",

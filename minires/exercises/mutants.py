@@ -23,14 +23,17 @@ def accepts(forward: Callable, backward: Callable, inputs: tuple[Array, ...]) ->
     Formula: for each input x and each entry i, dx[i] = sum of dy (y(x + h e_i) - y(x - h e_i)) / (2 h), dy random.
     Source: Bengio 2012, section 4.
     """
-    # An upstream gradient of ones would hide much: each entry needs its own value, of both signs.
+    # One forward.
     y, cache = forward(*inputs)
+    # An upstream gradient, of both signs: ones would hide much.
     dy = np.random.default_rng(0).standard_normal(y.shape)
     # What backward says.
     answer = backward(dy, cache)
+    # Always a tuple.
     gradients = answer if isinstance(answer, tuple) else (answer,)
-    # What the forward says: move every entry of every input a little both ways.
+    # A small step.
     h = 1e-6
+    # What the forward says: every entry of every input is moved by h both ways, and put back.
     for x, dx in zip(inputs, gradients, strict=True):
         if dx.shape != x.shape:
             return False
@@ -71,7 +74,7 @@ def batch_norm_of_nothing(dy: Array, cache: Any) -> tuple[Array, Array, Array]:
 def batch_norm_of_constants(dy: Array, cache: Any) -> tuple[Array, Array, Array]:
     """A batch norm that takes the batch's statistics for constants."""
     _, dgamma, dbeta = kernels.batch_norm_backward(dy, cache)
-    return dy * (cache.gamma * cache.inv_std)[None, :, None, None], dgamma, dbeta
+    return dy * cache.gamma[:, None, None] * cache.inv_std, dgamma, dbeta
 
 
 def linear_of_ones(dy: Array, cache: Any) -> tuple[Array, Array, Array]:

@@ -13,10 +13,13 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from minires import kernels
+from minires.engine.modes import textbook, using
 from minires.exercises import training
 from minires.exercises.compare import Failed, both, describe, difference, first_difference, watch
 from minires.exercises.mutants import candidates
@@ -53,10 +56,12 @@ class Submission(NamedTuple):
 
 @functools.cache
 def prepare(exercise: Exercise) -> tuple[list[Reference], list[float]]:
-    """Everything that the shipped kernels give, before any of them is replaced."""
+    """Everything that the shipped kernels give."""
     if exercise.trials is None:
         return [], []
-    return [make_reference(trial) for trial in exercise.trials()], training.losses()
+    with textbook():
+        losses = training.losses()
+    return [make_reference(trial) for trial in exercise.trials()], losses
 
 
 def make_reference(trial: Trial) -> Reference:
@@ -115,21 +120,37 @@ def call_text(trial: Trial) -> str:
     return f"{trial.forward.__name__}({', '.join(given)})"
 
 
+def standing_in(submission: Submission, shipped: Callable) -> Callable:
+    """What runs in a shipped function's place: the student's; or the shipped one, calling the student's.
+
+    A convolution is not the student's where im2col is: then it is the shipped one's code, and its im2col the student's.
+    """
+    own = {one: submission.functions[one.__name__] for one in submission.exercise.functions}
+    if shipped in own:
+        return own[shipped]
+    if not isinstance(shipped, FunctionType):
+        return shipped
+    known = shipped.__globals__
+    called = {name: own[one] for name in shipped.__code__.co_names for one in own if known.get(name) is one}
+    if not called:
+        return shipped
+    changed = FunctionType(shipped.__code__, {**known, **called}, shipped.__name__, shipped.__defaults__)
+    changed.__kwdefaults__ = shipped.__kwdefaults__
+    return changed
+
+
 def pair_of(submission: Submission, trial: Trial) -> tuple[Callable, Callable | None]:
     """A trial's forward and backward, the student's where there is one."""
-    functions = submission.functions
-    backward = trial.backward
-    if backward is not None:
-        backward = functions.get(backward.__name__, backward)
-    return functions.get(trial.forward.__name__, trial.forward), backward
+    backward = None if trial.backward is None else standing_in(submission, trial.backward)
+    return standing_in(submission, trial.forward), backward
 
 
 def own_forwards(submission: Submission) -> Iterator[tuple[Reference, Callable]]:
     """The trials whose forward the student writes, or at least feeds."""
     for reference in submission.references:
-        name = reference.trial.forward.__name__
-        if name in submission.functions or submission.exercise.within:
-            yield reference, submission.functions.get(name, reference.trial.forward)
+        forward = standing_in(submission, reference.trial.forward)
+        if forward is not reference.trial.forward:
+            yield reference, forward
 
 
 def named_results(trial: Trial, value: Any) -> list[tuple[str, Any]]:
@@ -199,13 +220,12 @@ def check_gradient(submission: Submission) -> None:
     for reference in submission.references:
         trial = reference.trial
         forward, backward = pair_of(submission, trial)
-        written = {forward, backward} & set(submission.functions.values()) or submission.exercise.within
-        if backward is None or not written:
+        if backward is None or (forward, backward) == (trial.forward, trial.backward):
             continue
         own = own_gradients(reference, forward, backward)
-        if forward not in seen:
+        if trial.forward not in seen:
             diagnose(reference, forward, backward)
-        seen.add(forward)
+        seen.add(trial.forward)
         for name, expected, got in zip(gradient_names(reference), reference.gradients, own, strict=True):
             wrong = difference(name, expected, got, 1e-7)
             if wrong is not None:
@@ -352,39 +372,57 @@ def check_dtype(function: Callable, name: str, value: Any, dtype: str) -> None:
 
 
 def check_training(submission: Submission) -> None:
-    """The losses of twenty steps of training with the student's functions.
+    """The losses of twenty steps of training with the student's functions, and the textbook's where there are none.
 
-    Errors: Failed with the first step whose loss differs.
+    Errors: Failed with the first step whose loss differs, or for a function that the network cannot call.
     """
     if not submission.losses:
         raise Skipped("nothing to train")
-    exercise = submission.exercise
-    used: set[str] = set()
-    own = {name: noting(function, name, used) for name, function in submission.functions.items()}
-    replacements = [(shipped, own[shipped.__name__]) for shipped in exercise.functions]
-    if exercise.enters_training is not None:
-        replacements += exercise.enters_training(own)
-    with training.installed(replacements):
-        losses = training.losses()
-    if not used:
+    pairs = own_pairs(submission)
+    step = standing_in(submission, training.sgd_step)
+    block = own_pair(submission, *training.BLOCK)
+    if not pairs and step is training.sgd_step and block == training.BLOCK:
         raise Skipped("the network that is trained has no such layer")
-    for step, (expected, got) in enumerate(zip(submission.losses, losses, strict=True), start=1):
+    try:
+        students = using(**pairs)
+    except TypeError as error:
+        raise Failed("wrong-arguments", str(error).removeprefix("using: ")) from None
+    with textbook(), students:
+        losses = training.losses(step, block)
+    for number, (expected, got) in enumerate(zip(submission.losses, losses, strict=True), start=1):
         if not abs(got - expected) <= 1e-6 * abs(expected):
             raise Failed(
                 "training-differs",
-                f"step {step} of {training.STEPS}: the loss is {got:.8g}, and {expected:.8g} with the shipped kernels: "
-                "your functions are used here in ways that the stages before did not try",
+                f"step {number} of {training.STEPS}: the loss is {got:.8g}, and {expected:.8g} with the shipped "
+                "kernels: your functions are used here in ways that the stages before did not try",
             )
 
 
-def noting(function: Callable, name: str, used: set[str]) -> Callable:
-    """A function that notes its name when it is used."""
+def own_pairs(submission: Submission) -> dict[str, training.Pair]:
+    """The student's kernels by operation; where only one half of a pair is written, the other one is the textbook's."""
+    pairs = {}
+    for operation in training.OPERATIONS:
+        forward, backward = getattr(kernels, f"{operation}_forward"), getattr(kernels, f"{operation}_backward")
+        pair = own_pair(submission, forward, backward)
+        if pair != (forward, backward):
+            pairs[operation] = pair
+    return pairs
 
-    def noted(*arguments: Any, **options: Any) -> Any:
-        used.add(name)
-        return function(*arguments, **options)
 
-    return noted
+def own_pair(submission: Submission, forward: Callable, backward: Callable) -> training.Pair:
+    """What runs in the place of a shipped pair."""
+    return as_function(standing_in(submission, forward)), as_function(standing_in(submission, backward))
+
+
+def as_function(own: Callable) -> Callable:
+    """What can be called, as a function: a partial has no signature that ``using`` could look at."""
+    if hasattr(own, "__code__"):
+        return own
+
+    def calling(*arguments: Any, **options: Any) -> Any:
+        return own(*arguments, **options)
+
+    return calling
 
 
 def judge(submission: Submission, forward: Callable, backward: Callable, inputs: tuple[Any, ...]) -> bool:

@@ -24,9 +24,7 @@ class Exercise(NamedTuple):
     """One exercise. The functions are the solution: their source, without its steps, is what the student starts from.
 
     Args: trials, what the functions are tried on, each a Trial: the gradient of the first one of each kernel is
-        checked numerically and diagnosed; None for the exercise whose answer is itself a check. enters_training, which
-        function of the training takes which of the student's, where it is not just the one of the same name.
-        within, a module in which the functions are replaced while other kernels use them.
+        checked numerically and diagnosed; None for the exercise whose answer is itself a check.
     """
 
     name: str
@@ -34,21 +32,6 @@ class Exercise(NamedTuple):
     functions: tuple[Callable, ...]
     trials: Callable[[], list[Trial]] | None
     hints: tuple[str, str, str]
-    enters_training: Callable[[dict[str, Callable]], list[tuple[Callable, Callable]]] | None = None
-    within: str | None = None
-
-
-def textbook_convolution(student: dict[str, Callable]) -> list[tuple[Callable, Callable]]:
-    """The convolution of the training becomes the textbook's, with the student's functions where there are any."""
-    forward = student.get("conv2d_im2col_forward", kernels.conv2d_im2col_forward)
-    backward = student.get("conv2d_im2col_backward", kernels.conv2d_im2col_backward)
-
-    def conv2d_forward(
-        x: Any, w: Any, b: Any = None, *, stride=1, padding=0, dilation=1, groups=1, needs_dx=True
-    ) -> Any:
-        return forward(x, w, b, stride=stride, padding=padding, dilation=dilation)
-
-    return [(kernels.conv2d_forward, conv2d_forward), (kernels.conv2d_backward, backward)]
 
 
 #: The stages of a check, in order, behind the reading of the file.
@@ -64,9 +47,9 @@ def stage_names(exercise: Exercise) -> list[str]:
 EXERCISES: dict[str, Exercise] = {}
 
 
-def add(*fields: Any, **more: Any) -> None:
+def add(*fields: Any) -> None:
     """Put an exercise into the table."""
-    exercise = Exercise(*fields, **more)
+    exercise = Exercise(*fields)
     EXERCISES[exercise.name] = exercise
 
 
@@ -159,36 +142,36 @@ add(
     trials.im2col,
     (
         "Draw a 4x4 image and a 3x3 kernel, and write the four windows as the four rows of a matrix.",
-        "For one place (kh, kw) of the kernel, the pixels that all windows meet there are one strided slice of x.",
-        "col2im walks over the same slices and adds: where windows overlap, a pixel has several copies, and all count.",
+        "Row kh of window oh lies on the pixel row oh SH + kh DH: a table h of shape (OH, KH) picks all rows at once, "
+        "x_padded[:, :, h], and a table w the columns of these.",
+        "col2im undoes the two picks, the columns first, then the rows: a strided slice to add to for each kw, then "
+        "for each kh. Where windows overlap, a pixel has several copies, and all count.",
     ),
-    enters_training=textbook_convolution,
-    within="minires.kernels.convolution",
 )
 add(
     "conv2d_forward",
     "the convolution as one matrix product",
-    (kernels.conv2d_im2col_forward,),
+    (kernels.conv2d_forward,),
     trials.conv2d,
     (
         "With every window as a row of a matrix, what must the kernel be so that one product gives all sums?",
-        "cols is (N*OH*OW, C*KH*KW). The weights (O, C, KH, KW) become a matrix whose rows are those columns' order.",
-        "The product has one row for each (n, oh, ow) and one column for each o: reshape it to (N, OH, OW, O) before "
-        "the axes are put in order.",
+        "im2col gives (N*OH*OW, C*KH*KW). The weights (O, C, KH, KW) become a matrix whose rows are in the order of "
+        "those columns. Think of G = 1 first: groups only put an axis G in front, which @ takes along.",
+        "The product has one row for each (n, oh, ow) and one column for each o: bring G and O/G together, reshape to "
+        "(N, OH, OW, O), and then put the axes in order.",
     ),
-    enters_training=textbook_convolution,
 )
 add(
     "conv2d_backward",
     "the convolution's gradients",
-    (kernels.conv2d_im2col_backward,),
+    (kernels.conv2d_backward,),
     trials.conv2d,
     (
-        "The forward is y = cols @ w.T + b and some reordering. Undo the reordering first: dy as a matrix (.., O).",
+        "The forward is y = cols @ w.T + b and some reordering. Undo the reordering first: dy as a matrix (.., O), "
+        "with an axis G in front as cols has it.",
         "dw and dcols are the gradients of a matrix product: each is a product of dy with the other factor.",
         "im2col made copies of pixels; the way back from dcols to dx is the sum over these copies, which col2im takes.",
     ),
-    enters_training=textbook_convolution,
 )
 add(
     "max_pool",
@@ -196,10 +179,11 @@ add(
     (kernels.max_pool2d_forward, kernels.max_pool2d_backward),
     trials.max_pool,
     (
-        "Forward: walk over the places (kh, kw) of the window and keep the larger value, for all windows at once.",
-        "Backward: dy of a window goes to one pixel, the one that was the maximum, and to no other.",
-        "Where values tie, the first in row-major order takes all; and a pixel that wins in several windows adds up. "
-        "Padding is -infinity: it never wins.",
+        "Forward: walk over the windows (oh, ow). `window` gives the rows and the columns of one that lie inside the "
+        "image, so padding never wins: take their maximum for all images and channels at once.",
+        "Backward: the same walk. dy of a window goes to one pixel, the one that was the maximum, and to no other.",
+        "argmax over the pixels of a window, laid out in a row, takes the first where values tie; // and % by the "
+        "window's width give its row and column. A pixel that wins in several windows adds up.",
     ),
 )
 add(
@@ -220,7 +204,8 @@ add(
     trials.batch_norm,
     (
         "One mean and one variance a channel: over which axes of (N, C, H, W) are they taken?",
-        "to_rows gives (C, M), a row a channel: mean and variance are along axis 1, and the variance is divided by M.",
+        "Over the images and all their pixels; keepdims=True leaves (1, C, 1, 1), which fits x. The variance is the "
+        "mean of the squares of x - mean.",
         "x_hat = (x - mean) / sqrt(var + eps), with eps inside the root; then gamma and beta of each channel.",
     ),
 )
@@ -231,10 +216,10 @@ add(
     trials.batch_norm,
     (
         "x reaches y along three ways: directly, through the mean, and through the variance. Each gives a term of dx.",
-        "Moving all x of a channel together changes nothing, and neither does stretching them: dx must have no part "
-        "along ones, and none along x_hat.",
-        "dbeta / M is what all of dy has in common; dgamma / M is how much of dy lies along x_hat. Take both away "
-        "from dy, then scale.",
+        "Read the forward from its last line to its first: each line hands a gradient to each name on its right. What "
+        "is one number a channel gets a sum over the channel; what is used twice gets two terms.",
+        "x_hat = centred inv_std: dx_hat inv_std goes to centred, the sum of dx_hat centred to inv_std, from there to "
+        "var, and from var to centred again. At last the mean: minus the sum of dcentred, of which each x has 1 / M.",
     ),
 )
 add(

@@ -4,19 +4,19 @@ A small residual network on the digits: a stem with a learned shift (an addition
 BasicBlock whose last batch norm is in evaluation mode, the block that is composed by hand, a global average, and a step
 of SGD on plain arrays. That step is an exercise too, and this is the only copy; ``minires.optim.SGD`` does the same in
 place, with more options, and a test holds the two together.
+
+Which kernels run is the caller's: ``with minires.textbook(), minires.using(relu=(forward, backward)): losses()``.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 
 from minires.data import digits
 from minires.engine.tensor import Tensor, apply
-from minires.exercises import basic_block
+from minires.exercises.basic_block import basic_block_backward, basic_block_forward
 from minires.kernels.backend import Array
 from minires.models.blocks import BasicBlock, BlockOptions
 from minires.nn import BatchNorm2d, Conv2d, Linear, Module, Parameter
@@ -24,11 +24,31 @@ from minires.nn import functional as F
 
 STEPS, BATCH, CHANNELS = 20, 16, 6
 
+#: What the network is made of, named as in minires.kernels.
+OPERATIONS = (
+    "add",
+    "batch_norm",
+    "batch_norm_inference",
+    "conv2d",
+    "cross_entropy",
+    "global_avg_pool",
+    "linear",
+    "max_pool2d",
+    "relu",
+    "residual_add",
+    "shortcut_a",
+)
+
+Pair = tuple[Callable, Callable]  # a forward and its backward
+
+BLOCK: Pair = (basic_block_forward, basic_block_backward)
+
 
 class HandBlock(Module):
-    """basic_block_forward and basic_block_backward as a layer. Shapes: (N, C, H, W) -> the same."""
+    """A pair like basic_block_forward and basic_block_backward as a layer. Shapes: (N, C, H, W) -> the same."""
 
-    def __init__(self, channels: int, generator: np.random.Generator):
+    def __init__(self, channels: int, pair: Pair, generator: np.random.Generator):
+        self.pair = pair
         shape = (channels, channels, 3, 3)
         for i in ("1", "2"):
             setattr(self, f"w{i}", Parameter(generator.standard_normal(shape) * np.sqrt(2 / (9 * channels))))
@@ -37,19 +57,19 @@ class HandBlock(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weights = (self.w1, self.gamma1, self.beta1, self.w2, self.gamma2, self.beta2)
-        return apply(basic_block.basic_block_forward, basic_block.basic_block_backward, x, *weights)
+        return apply(*self.pair, x, *weights)
 
 
 class SmallNet(Module):
     """The network. Shapes: (N, 1, 8, 8) -> (N, 10)."""
 
-    def __init__(self) -> None:
+    def __init__(self, block: Pair) -> None:
         generator = np.random.default_rng(0)
         self.shift = Parameter(np.zeros((1, CHANNELS, 1, 1)))
         self.stem = Conv2d(1, CHANNELS, 3, padding=1, generator=generator)
         self.bn = BatchNorm2d(CHANNELS)
         self.block = BasicBlock(CHANNELS, 2 * CHANNELS, 2, BlockOptions(shortcut="A", generator=generator))
-        self.by_hand = HandBlock(2 * CHANNELS, generator)
+        self.by_hand = HandBlock(2 * CHANNELS, block, generator)
         self.fc = Linear(2 * CHANNELS, 10, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,50 +92,34 @@ def sgd_step(
     g = grad + weight_decay * p
     # The velocity: all gradients so far, older ones less.
     v = momentum * v + g
-    # The direction: with nesterov, where the velocity will lead next.
+    # Which way: with nesterov, where the velocity will lead next.
     direction = g + momentum * v if nesterov else v
     # Downhill.
     p = p - lr * direction
     return p, v
 
 
-def losses() -> list[float]:
-    """The loss before each of twenty steps, in float64, with whatever kernels are installed."""
+def losses(step: Callable = sgd_step, block: Pair = BLOCK) -> list[float]:
+    """The loss before each of twenty steps, in float64, with the kernels that are in use.
+
+    Args: step, what moves the weights, called as sgd_step; block, the pair of the block that is composed by hand.
+    """
     data = digits().train
-    model = SmallNet().to("float64")
+    model = SmallNet(block).to("float64")
     model.block.bn2.eval()
     parameters = list(model.parameters())
     velocities = [np.zeros(p.shape) for p in parameters]
     found = []
-    for step in range(STEPS):
-        batch = slice(step * BATCH, (step + 1) * BATCH)
+    for i in range(STEPS):
+        batch = slice(i * BATCH, (i + 1) * BATCH)
         images, labels = Tensor(data.images[batch].astype("float64")), Tensor(data.labels[batch])
         loss = F.cross_entropy(model(images), labels)
         found.append(loss.item())
         for p in parameters:
             p.grad = None
         loss.backward()
-        for i, p in enumerate(parameters):
-            p.array, velocities[i] = sgd_step(
-                p.array, p.grad.array, velocities[i], lr=0.05, momentum=0.9, weight_decay=1e-3, nesterov=True
+        for k, p in enumerate(parameters):
+            p.array, velocities[k] = step(
+                p.array, p.grad.array, velocities[k], lr=0.05, momentum=0.9, weight_decay=1e-3, nesterov=True
             )
     return found
-
-
-@contextmanager
-def installed(replacements: list[tuple[Callable, Callable]], within: str = "minires") -> Iterator[None]:
-    """While this lasts, every module of MiniRes (but the checker) that has a shipped function uses the student's."""
-    changed = []
-    for name, module in list(sys.modules.items()):
-        if not f"{name}.".startswith(f"{within}.") or name.startswith("minires.gradcheck"):
-            continue
-        for attribute, value in list(vars(module).items()):
-            for shipped, own in replacements:
-                if value is shipped:
-                    setattr(module, attribute, own)
-                    changed.append((module, attribute, shipped))
-    try:
-        yield
-    finally:
-        for module, attribute, shipped in changed:
-            setattr(module, attribute, shipped)

@@ -114,13 +114,14 @@ def im2col() -> list[Trial]:
 
 
 def conv2d() -> list[Trial]:
-    """A stride, a padding, a kernel that is not square; no bias; dilation."""
-    pair = (kernels.conv2d_im2col_forward, kernels.conv2d_im2col_backward, kernels.conv2d_loops)
+    """A stride, a padding, a kernel that is not square; no bias; dilation; groups."""
+    pair = (kernels.conv2d_forward, kernels.conv2d_backward, kernels.conv2d_loops)
     x, w, b = draw(2, 3, 5, 7), draw(4, 3, 3, 2), draw(4)
     options = {"stride": (2, 1), "padding": (1, 0)}
     return [
         Trial(*pair, ("x", "w", "b"), (x, w, b), options, kind="conv2d"),
         Trial(*pair, ("x", "w"), (x, w), {"stride": 1, "padding": 1, "dilation": (1, 2)}),
+        Trial(*pair, ("x", "w", "b"), (draw(2, 4, 5, 6), draw(6, 2, 3, 3), draw(6)), {"groups": 2}),
     ]
 
 

@@ -106,6 +106,7 @@ def term_variants(u, x, x_hat, centred, inv_std, axes, M) -> list[tuple[tuple[st
         (("bn-inv-std-squared",), x_hat * along * inv_std**2, "the variance's term has inv_std twice too often"),
         (("factor-2",), 2 * x_hat * along, "the variance's term is twice what it should be"),
         (("factor-2",), x_hat * along / 2, "the variance's term is half of what it should be"),
+        (("bn-var-sign", "factor-2"), -2 * x_hat * along, "the variance's term lacks the -1/2 of a root's slope"),
         (("bn-dgamma-uses-x",), x_hat * (u * x).mean(axes, keepdims=True), "x_hat mean(dy x)"),
         (("bn-centred-for-xhat",), x * along, "x mean(dy x_hat): x stands for x_hat"),
     ]

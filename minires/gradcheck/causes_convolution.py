@@ -97,7 +97,7 @@ def placed(
     for stride_codes, steps in ((), stride), (("stride-ignored",), (1, 1)), (("stride-ignored",), taps.shape[:2]):
         if stride_codes and steps == stride:
             continue
-        last_wins = ("windows", "receivers") if one_receiver else ("taps", "windows")
+        last_wins = ("windows", "receivers") if one_receiver else ("taps", "windows", "columns", "rows")
         for overlap_codes, rule in [((), "add"), *[(("col2im-overlap",), rule) for rule in last_wins]]:
             canvas = canvas_of(taps, x_shape, steps, padding, dilation, rule)
             for crop_codes, (dh, dw) in crops(padding):
@@ -126,12 +126,27 @@ def canvas_of(
     dilation: tuple[int, int],
     rule: str,
 ) -> np.ndarray:
-    """The padded dx with a margin. rule: "add" up, or let the last "taps" or the last of the "windows" win."""
+    """The padded dx with a margin. rule: "add" up, or let the last "taps" or the last of the "windows" win.
+
+    With "columns" or "rows" the taps of each kernel row are put together first, then the kernel rows: in one of these
+    two steps the last wins, and the other adds up.
+    """
     KH, KW, N, C, OH, OW = taps.shape
     (SH, SW), (PH, PW), (DH, DW) = stride, padding, dilation
     rows = max(x_shape[2] + 2 * PH, (OH - 1) * SH + KH * DH) + 2 * MARGIN
     columns = max(x_shape[3] + 2 * PW, (OW - 1) * SW + KW * DW) + 2 * MARGIN
     canvas = np.zeros((N, C, rows, columns))
+    if rule in ("columns", "rows"):
+        for kh in range(KH):
+            layer = np.zeros((N, C, OH, columns))
+            for kw in range(KW):
+                w = MARGIN + kw * DW
+                part = layer[:, :, :, w : w + (OW - 1) * SW + 1 : SW]
+                part[...] = taps[kh, kw] + (0 if rule == "columns" else part)
+            h = MARGIN + kh * DH
+            part = canvas[:, :, h : h + (OH - 1) * SH + 1 : SH]
+            part[...] = layer + (0 if rule == "rows" else part)
+        return canvas
     order = [(kh, kw) for kh in range(KH) for kw in range(KW)]
     if rule in ("windows", "receivers"):  # going over the outputs in order, a pixel is written last by its smallest tap
         order.reverse()

@@ -52,9 +52,9 @@ def batch_norm_forward(
         y = y * gamma.reshape(per_channel)
     if beta is not None:
         y = y + beta.reshape(per_channel)
-    mean, var = mean.reshape(-1), var.reshape(-1)  # (C,)
-    move_running(running_mean, running_var, mean, var, x.size // mean.size, momentum)
-    return y, BatchNormCache(centred, x_hat, inv_std, gamma, beta is not None, mean, var)
+    batch_mean, batch_var = mean.reshape(-1), var.reshape(-1)  # (C,)
+    move_running(running_mean, running_var, batch_mean, batch_var, x.size // mean.size, momentum)
+    return y, BatchNormCache(centred, x_hat, inv_std, gamma, beta is not None, batch_mean, batch_var)
 
 
 def batch_norm_backward(dy: Array, cache: BatchNormCache) -> tuple[Array, Array | None, Array | None]:

@@ -84,7 +84,7 @@ def global_avg_pool_forward(x: Array) -> tuple[Array, GlobalAvgPoolCache]:
     Source: Lin et al. 2013; torch.nn.functional.adaptive_avg_pool2d(x, 1).
     """
     check_images(x, "global_avg_pool")
-    y = x.mean(axis=(2, 3), keepdims=True)
+    y = x.mean(axis=(2, 3), keepdims=True)  # (N, C, 1, 1)
     return y, GlobalAvgPoolCache(x.shape)
 
 
@@ -97,6 +97,6 @@ def global_avg_pool_backward(dy: Array, cache: GlobalAvgPoolCache) -> Array:
     """
     xp = array_module(dy)
     N, C, H, W = cache.x_shape
-    dx = xp.empty((C, H, W, N), dy.dtype)
-    dx[...] = (dy / (H * W)).transpose(1, 2, 3, 0)  # (C, H, W, N)
-    return dx.transpose(3, 0, 1, 2)
+    dx = xp.empty((N, C, H, W), dy.dtype)
+    dx[...] = dy / (H * W)
+    return dx

@@ -55,6 +55,8 @@ def residual_add_backward(dy: Array, cache: None) -> tuple[Array, Array]:
 def shortcut_a_forward(x: Array, *, out_channels: int, stride=1) -> tuple[Array, ShortcutACache]:
     """Option A: a shortcut with no parameters, every stride-th pixel and zeros for the new channels.
 
+    fast/shortcut.py has the pair as it runs by default, proven equal.
+
     Shapes: x (N, C, H, W) -> y (N, O, ceil(H / SH), ceil(W / SW)), O >= C: else ValueError.
     Formula: y[:, before + c, i, j] = x[:, c, i SH, j SW], 0 in the other channels; before = floor((O - C) / 2).
     Source: He et al. 2015, section 3.3 option A; zeros on both sides as the published CIFAR weights have them.
@@ -65,10 +67,10 @@ def shortcut_a_forward(x: Array, *, out_channels: int, stride=1) -> tuple[Array,
     C = x.shape[1]
     check_shortcut_a(C, out_channels)
     before = (out_channels - C) // 2
-    kept = x.transpose(1, 2, 3, 0)[:, ::SH, ::SW]  # (C, OH, OW, N)
-    y = xp.zeros((out_channels, *kept.shape[1:]), x.dtype)  # (O, OH, OW, N)
-    y[before : before + C] = kept
-    return y.transpose(3, 0, 1, 2), ShortcutACache(x.shape, (SH, SW), before)
+    kept = x[:, :, ::SH, ::SW]  # (N, C, OH, OW)
+    y = xp.zeros((kept.shape[0], out_channels, *kept.shape[2:]), x.dtype)  # (N, O, OH, OW)
+    y[:, before : before + C] = kept
+    return y, ShortcutACache(x.shape, (SH, SW), before)
 
 
 def shortcut_a_backward(dy: Array, cache: ShortcutACache) -> Array:
@@ -76,9 +78,9 @@ def shortcut_a_backward(dy: Array, cache: ShortcutACache) -> Array:
     xp = array_module(dy)
     N, C, H, W = cache.x_shape
     SH, SW = cache.stride
-    dx = xp.zeros((C, H, W, N), dy.dtype)
-    dx[:, ::SH, ::SW] = dy.transpose(1, 2, 3, 0)[cache.before : cache.before + C]  # (C, H, W, N)
-    return dx.transpose(3, 0, 1, 2)
+    dx = xp.zeros((N, C, H, W), dy.dtype)
+    dx[:, :, ::SH, ::SW] = dy[:, cache.before : cache.before + C]  # (N, C, OH, OW)
+    return dx
 
 
 __all__ = ["relu_backward", "relu_forward"]

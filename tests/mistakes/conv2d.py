@@ -131,6 +131,35 @@ def taps_overwrite(dy, cache):
 
 
 @conv2d.wrong("dx", "col2im-overlap", options=OVERLAPPING)
+def columns_overwrite(dy, cache):
+    """Adds up the kernel's rows, and types = for += in the loop over its columns."""
+    dx_padded = np.zeros_like(cache.x_padded)
+    dwindows = window_gradient(dy, cache.w)
+    for kh in range(cache.w.shape[2]):
+        strip = np.zeros_like(cache.x_padded)
+        for other, kw, rows, columns in taps(cache, *dy.shape[2:]):
+            if other == kh:
+                strip[:, :, rows, columns] = dwindows[..., kh, kw].transpose(0, 3, 1, 2)
+        dx_padded += strip
+    return crop(dx_padded, cache)
+
+
+@conv2d.wrong("dx", "col2im-overlap", options=OVERLAPPING)
+def rows_overwrite(dy, cache):
+    """Adds up the kernel's columns, and types = for += in the loop over its rows."""
+    dx_padded = np.zeros_like(cache.x_padded)
+    dwindows = window_gradient(dy, cache.w)
+    for kh in range(cache.w.shape[2]):
+        strip = np.zeros_like(cache.x_padded)
+        for other, kw, rows, columns in taps(cache, *dy.shape[2:]):
+            if other == kh:
+                strip[:, :, rows, columns] += dwindows[..., kh, kw].transpose(0, 3, 1, 2)
+                last = rows
+        dx_padded[:, :, last] = strip[:, :, last]
+    return crop(dx_padded, cache)
+
+
+@conv2d.wrong("dx", "col2im-overlap", options=OVERLAPPING)
 def windows_overwrite(dy, cache):
     """Types = for += in the loop over the output pixels."""
     dx_padded = np.zeros_like(cache.x_padded)
