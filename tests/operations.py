@@ -314,7 +314,7 @@ def torch_name(name):
 def op(name, torch, sample):
     """A row with the pair that runs: the fast one where there is one."""
     pair = getattr(K, f"{name}_forward"), getattr(K, f"{name}_backward")
-    return Operation(name, *FAST.get(pair[0], pair), torch, sample)
+    return Operation(name, *FAST.get(pair, pair), torch, sample)
 
 
 def textbook(row):

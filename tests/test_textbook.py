@@ -200,3 +200,16 @@ def test_a_wrong_backward_is_told_as_any_other():
         y = F.conv2d(images(2, 3, 5, 4), images(4, 3, 3, 3), stride=(1, 1), padding=(0, 0))
     with pytest.raises(RuntimeError, match="gave gradient 0 of shape"):
         y.sum().backward()
+
+
+def test_a_pair_with_a_half_of_ones_own_runs_as_it_is():
+    """apply(shipped forward, my backward): the fast pair must not step in and lose mine."""
+    seen = []
+
+    def backward(dy, cache):
+        seen.append(type(cache).__module__)
+        return kernels.conv2d_backward(dy, cache)
+
+    x, w = images(2, 3, 5, 4), images(4, 3, 3, 3)
+    minires.apply(kernels.conv2d_forward, backward, x, w).sum().backward()
+    assert seen == ["minires.kernels.convolution"]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import bdb
+import gc
 import linecache
 import sys
 from collections.abc import Callable
@@ -56,9 +57,12 @@ def stops(function: Callable[[], Any], skipping: bool = True) -> list[Stop]:
     function()  # once before: what is imported or worked out at the first call only is not counted
     counter = Counter(skipping)
     before = sys.gettrace()
+    gc.collect()
+    gc.disable()  # what it finalises in between is no part of the walk
     try:
         counter.runcall(function)
     finally:
+        gc.enable()
         sys.settrace(before)
     return counter.stops
 

@@ -36,7 +36,7 @@ class Mode(threading.local):
 
     def __init__(self) -> None:
         self.recording = True  # whether a Node is hung on each result
-        # the pairs (forward, backward) that run in place of a textbook's, by the textbook's forward
+        # the pairs (forward, backward) that run in place of a textbook's, by the textbook's pair
         self.kernels = {} if os.environ.get("MINIRES_TEXTBOOK", "0") not in ("", "0") else FAST
         self.modules: list[Any] = []  # the modules that are being called, the outermost first
         self.watchers: tuple[Watcher, ...] = ()
@@ -135,8 +135,8 @@ class textbook(Switch):
         return {}
 
 
-def checked_pair(operation: str, pair: Any) -> Callable:
-    """The shipped forward that a pair of the reader's own stands for.
+def checked_pair(operation: str, pair: Any) -> tuple[Callable, Callable]:
+    """The shipped pair that a pair of the reader's own stands for.
 
     Errors: as ``using``.
     """
@@ -156,7 +156,7 @@ def checked_pair(operation: str, pair: Any) -> Callable:
     taken = backward.__code__.co_argcount - len(backward.__defaults__ or ())
     if taken > 2 or (backward.__code__.co_argcount < 2 and not backward.__code__.co_flags & 0x04):
         raise TypeError(f"using: the backward of {operation} is called as backward(dy, cache), {backward.__name__} not")
-    return shipped
+    return shipped, getattr(kernels, shipped.__name__.removesuffix("forward") + "backward")
 
 
 class using(Switch):
@@ -176,7 +176,7 @@ class using(Switch):
         self.pairs = {}
         for operation, pair in pairs.items():
             shipped = checked_pair(operation, pair)
-            self.pairs[shipped] = pair
+            self.pairs[shipped] = tuple(pair)
 
     def value(self) -> dict:
         """What runs already, and these."""

@@ -35,11 +35,23 @@ __all__ = [
     "sync_batch_norm_forward",
 ]
 
-#: The textbook's forward: the pair that runs in its place.
+#: The textbook's pair: the pair that runs in its place.
 FAST = {
-    textbook_convolution.conv2d_forward: (conv2d_forward, conv2d_backward),
-    textbook_batch_norm.batch_norm_forward: (batch_norm_forward, batch_norm_backward),
-    textbook_batch_norm.batch_norm_inference_forward: (batch_norm_inference_forward, batch_norm_inference_backward),
-    textbook_pooling.max_pool2d_forward: (max_pool2d_forward, max_pool2d_backward),
-    textbook_residual.shortcut_a_forward: (shortcut_a_forward, shortcut_a_backward),
+    (textbook_convolution.conv2d_forward, textbook_convolution.conv2d_backward): (conv2d_forward, conv2d_backward),
+    (textbook_batch_norm.batch_norm_forward, textbook_batch_norm.batch_norm_backward): (
+        batch_norm_forward,
+        batch_norm_backward,
+    ),
+    (textbook_batch_norm.batch_norm_inference_forward, textbook_batch_norm.batch_norm_inference_backward): (
+        batch_norm_inference_forward,
+        batch_norm_inference_backward,
+    ),
+    (textbook_pooling.max_pool2d_forward, textbook_pooling.max_pool2d_backward): (
+        max_pool2d_forward,
+        max_pool2d_backward,
+    ),
+    (textbook_residual.shortcut_a_forward, textbook_residual.shortcut_a_backward): (
+        shortcut_a_forward,
+        shortcut_a_backward,
+    ),
 }
