@@ -65,7 +65,7 @@ print(f"y.backward()          dy/da = {engine[0]:.9f}   dy/db = {engine[1]:.9f}"
 #
 # A Tensor that was computed carries a Node, and a Node keeps four things: which operation it was, what that operation
 # will need on the way back (its cache), where its inputs came from (its parents), and the line of your file that asked
-# for it. The rest is bookkeeping: read `Node` in `minires/engine/modes.py`.
+# for it. The rest is bookkeeping: read `Node` in `minires/engine/tensor.py`.
 
 # %%
 y = multiply(a, b)
@@ -205,8 +205,8 @@ print(f"ResNet-8: {sum(same_bits)} of {len(same_bits)} parameters have the same 
 
 # %% [markdown]
 # Every one of them is equal to the last bit. So few lines are enough for a residual network; what
-# `Tensor.backward` in `minires/engine/tensor.py` does beyond them is checking, freeing memory, and saying at which line of
-# yours something went wrong.
+# `Tensor.backward` in `minires/engine/tensor.py` does beyond them is checking, freeing memory, and saying at which line
+# of yours something went wrong.
 #
 # ## Broadcasting: its gradient is a sum
 #

@@ -21,6 +21,8 @@ from minires import kernels
 from minires.data import digits
 from minires.exercises import mutants
 from minires.gradcheck import check_kernel
+from minires.kernels import fast
+from minires.kernels.fast.batch_norm import from_rows, to_rows
 
 threadpool_limits(1)  # these matrix products are too small for more threads
 figures = Path(__file__).parent / "figures" if "__file__" in globals() else Path("figures")
@@ -255,9 +257,7 @@ print(f"batch norm along v: numeric {along:.6f}, <v, backward(u)> {(v * dx).sum(
 # %%
 def col2im_overwriting(cols, cache, dy):
     """col2im with = in place of +=."""
-    (N, C, H, W), (_, _, KH, KW) = cache.x_shape, cache.w.shape
-    (SH, SW), (PH, PW) = np.broadcast_to(cache.options["stride"], 2), np.broadcast_to(cache.options["padding"], 2)
-    OH, OW = dy.shape[2:]
+    N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = cache.size
     windows = cols.reshape(N, OH, OW, C, KH, KW).transpose(0, 3, 4, 5, 1, 2)  # (N, C, KH, KW, OH, OW)
     padded = np.zeros((N, C, H + 2 * PH, W + 2 * PW))
     for kh in range(KH):
@@ -267,7 +267,7 @@ def col2im_overwriting(cols, cache, dy):
 
 
 def overwriting(dy, cache):
-    _, dw, db = kernels.conv2d_im2col_backward(dy, cache)
+    _, dw, db = kernels.conv2d_backward(dy, cache)
     O = len(cache.w)
     dcols = dy.transpose(0, 2, 3, 1).reshape(-1, O) @ cache.w.reshape(O, -1)
     return col2im_overwriting(dcols, cache, dy), dw, db
@@ -277,10 +277,10 @@ image, w = rng.standard_normal((1, 1, 9, 9)), rng.standard_normal((1, 1, 3, 3))
 
 
 def convolve(x):
-    return kernels.conv2d_im2col_forward(x, w, stride=2)[0]
+    return kernels.conv2d_forward(x, w, stride=2)[0]
 
 
-y, cache = kernels.conv2d_im2col_forward(image, w, stride=2)
+y, cache = kernels.conv2d_forward(image, w, stride=2)
 dy = rng.standard_normal(y.shape)
 yours = overwriting(dy, cache)[0]
 numeric = numeric_gradient(convolve, image, dy)
@@ -426,11 +426,11 @@ figure.savefig(figures / "02_suspects.png", dpi=80)
 # %%
 def no_mean_term(dy, cache):
     """Batch norm: the term of the mean forgotten."""
-    _, dgamma, dbeta = kernels.batch_norm_backward(dy, cache)
+    _, dgamma, dbeta = fast.batch_norm_backward(dy, cache)
     M = cache.x_hat.shape[1]
-    rows = kernels.batch_norm.to_rows(dy)  # (C, M)
+    rows = to_rows(dy)  # (C, M)
     dx = (cache.gamma * cache.inv_std)[:, None] * (rows - cache.x_hat * (dgamma / M)[:, None])
-    return kernels.batch_norm.from_rows(dx, dy.shape), dgamma, dbeta
+    return from_rows(dx, dy.shape), dgamma, dbeta
 
 
 def flipped_kernel(dy, cache):
@@ -453,10 +453,10 @@ def mask_of_upstream(dy, cache):
 
 def two_at_once(dy, cache):
     """Batch norm: gamma forgotten, and the term of the variance."""
-    _, dgamma, dbeta = kernels.batch_norm_backward(dy, cache)
-    rows = kernels.batch_norm.to_rows(dy)  # (C, M)
+    _, dgamma, dbeta = fast.batch_norm_backward(dy, cache)
+    rows = to_rows(dy)  # (C, M)
     dx = cache.inv_std[:, None] * (rows - rows.mean(axis=1, keepdims=True))
-    return kernels.batch_norm.from_rows(dx, dy.shape), dgamma, dbeta
+    return from_rows(dx, dy.shape), dgamma, dbeta
 
 
 def squashed(dy, cache):
@@ -466,12 +466,12 @@ def squashed(dy, cache):
 
 
 planted = [
-    (no_mean_term, kernels.batch_norm_forward, "batch_norm", {"bn-mean-constant"}),
+    (no_mean_term, fast.batch_norm_forward, "batch_norm", {"bn-mean-constant"}),
     (flipped_kernel, kernels.conv2d_forward, "conv2d", {"kernel-flipped"}),
     (averaged_twice, kernels.cross_entropy_forward, "cross_entropy", {"scale-by-N"}),
-    (overwriting, kernels.conv2d_im2col_forward, "conv2d", {"col2im-overlap"}),
+    (overwriting, kernels.conv2d_forward, "conv2d", {"col2im-overlap"}),
     (mask_of_upstream, kernels.relu_forward, "relu", {"relu-mask-from-upstream"}),
-    (two_at_once, kernels.batch_norm_forward, "batch_norm", {"bn-missing-gamma", "bn-var-constant"}),
+    (two_at_once, fast.batch_norm_forward, "batch_norm", {"bn-missing-gamma", "bn-var-constant"}),
     (squashed, kernels.linear_forward, "linear", {"unexplained"}),
 ]
 diagnosed = {}
@@ -531,10 +531,10 @@ print(f"gradients alone:\n{without_kind}\nknowing what it should be:\n{with_kind
 # %%
 def bessel(dy, cache):
     """Batch norm whose variance term divides by M - 1."""
-    dx, dgamma, dbeta = kernels.batch_norm_backward(dy, cache)
+    dx, dgamma, dbeta = fast.batch_norm_backward(dy, cache)
     M = cache.x_hat.shape[1]
     extra = cache.gamma[:, None] * cache.inv_std[:, None] * cache.x_hat * (dgamma / M - dgamma / (M - 1))[:, None]
-    return dx + kernels.batch_norm.from_rows(extra, dy.shape), dgamma, dbeta
+    return dx + from_rows(extra, dy.shape), dgamma, dbeta
 
 
 def transposed(dy, cache):
@@ -544,7 +544,7 @@ def transposed(dy, cache):
 
 
 def strided_convolution(x, w):
-    return kernels.conv2d_im2col_forward(x, w, stride=2)
+    return kernels.conv2d_forward(x, w, stride=2)
 
 
 def overwriting_xw(dy, cache):
@@ -619,7 +619,7 @@ norm_inputs = (rng.standard_normal((4, 3, 5, 5)), rng.uniform(0.5, 2, 3), rng.st
 square_inputs = (rng.standard_normal((3, 4)), rng.standard_normal((4, 4)), rng.standard_normal(4))
 conv_inputs = (rng.standard_normal((1, 2, 5, 5)), rng.standard_normal((2, 2, 3, 3)))
 candidates = mutants.candidates() + [
-    Candidate("bessel", kernels.batch_norm_forward, bessel, norm_inputs, "a batch norm that divides by M - 1"),
+    Candidate("bessel", fast.batch_norm_forward, bessel, norm_inputs, "a batch norm that divides by M - 1"),
     Candidate("transposed", kernels.linear_forward, transposed, square_inputs, "a square layer, dw transposed"),
     Candidate("overlap", strided_convolution, overwriting_xw, conv_inputs, "a convolution with = for +="),
 ]

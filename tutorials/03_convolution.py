@@ -16,13 +16,16 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import minires.functional as F
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from minires import kernels
+import minires
+from minires import Tensor, kernels
 from minires.data import digits
 from minires.gradcheck import check_kernel
-from minires.kernels.convolution import (
+from minires.kernels import fast
+from minires.kernels.fast.convolution import (
     Block,
     Plan,
     block_matrices,
@@ -172,7 +175,7 @@ figure.savefig(figures / "03_im2col.png", dpi=100)
 #
 #     y = cols @ W.T + b        cols (N*OH*OW, C*KH*KW),  W (O, C*KH*KW),  y (N*OH*OW, O)
 #
-# and a reshape puts y into its four axes. That is all of `conv2d_im2col_forward` in `minires/kernels/convolution.py`,
+# and a reshape puts y into its four axes. That is all of `conv2d_forward` in `minires/kernels/convolution.py`,
 # and a good exercise: `minires exercise start im2col`, then `minires exercise start conv2d_forward`.
 
 # %%
@@ -240,15 +243,17 @@ def col2im_last_wins(cols, x_shape, kernel_size, stride, padding):
 
 
 def wrong_backward(dy, cache):
-    _, dw, db = kernels.conv2d_im2col_backward(dy, cache)
+    _, dw, db = kernels.conv2d_backward(dy, cache)
     O, C, KH, KW = cache.w.shape
     dcols = dy.transpose(0, 2, 3, 1).reshape(-1, O) @ cache.w.reshape(O, -1)
-    dx = col2im_last_wins(dcols, cache.x_shape, (KH, KW), cache.options["stride"], cache.options["padding"])
+    size = cache.size
+    x_shape = (size.N, size.C, size.H, size.W)
+    dx = col2im_last_wins(dcols, x_shape, (KH, KW), (size.SH, size.SW), (size.PH, size.PW))
     return dx, dw, db
 
 
-check_of_textbook = check_kernel(kernels.conv2d_im2col_forward, kernels.conv2d_im2col_backward, kind="conv2d")
-check_of_mistake = check_kernel(kernels.conv2d_im2col_forward, wrong_backward, kind="conv2d")
+check_of_textbook = check_kernel(kernels.conv2d_forward, kernels.conv2d_backward, kind="conv2d")
+check_of_mistake = check_kernel(kernels.conv2d_forward, wrong_backward, kind="conv2d")
 print(check_of_textbook)
 print()
 print(check_of_mistake)
@@ -359,14 +364,14 @@ cols = kernels.im2col(x, (3, 3), padding=1)
 print(f"x {x.nbytes / 1e6:.1f} MB, cols {cols.nbytes / 1e6:.1f} MB: {cols.nbytes / x.nbytes:.0f} times as much")
 
 # %% [markdown]
-# It is worse than that, twice. `im2col` copies once to collect the windows and once more to put them into rows, so
-# for a moment there are two such matrices. And the textbook's backward wants cols again, so each layer keeps its own
+# It is worse than that, twice. `im2col` copies to collect the windows and once more to put them into rows, so for a
+# moment there are two such matrices. And the textbook's backward wants cols again, so each layer keeps its own
 # until then, however many layers there are.
 #
 # ## What MiniRes runs
 #
 # im2col itself is not at fault, only the idea of building all of it. `conv2d_forward` in
-# `minires/kernels/convolution.py` changes four things:
+# `minires/kernels/fast/convolution.py`, which runs in place of the textbook's, changes four things:
 #
 # 1. *Layout.* In memory a batch lies as (C, H, W, N), images last; what you see as (N, C, H, W) is a transposed view.
 #    The product W @ cols then comes out channels first, as the next layer wants it, and every shift of an image
@@ -441,10 +446,10 @@ print(layer_plan.blocks[0])
 # %%
 small_x, small_w = rng.standard_normal((13, 3, 9, 11)), rng.standard_normal((5, 3, 3, 3))
 reference = kernels.conv2d_loops(small_x[:2], small_w, padding=1)
-results = {"textbook im2col": kernels.conv2d_im2col_forward(small_x, small_w, padding=1)[0]}
+results = {"textbook im2col": kernels.conv2d_forward(small_x, small_w, padding=1)[0]}
 for name, plan in plans(small_x, small_w, 1).items():
     results[name] = forward_by_plan(small_x, small_w, 1, plan)
-results["conv2d_forward"] = kernels.conv2d_forward(small_x, small_w, padding=1)[0]
+results["conv2d_forward"] = fast.conv2d_forward(small_x, small_w, padding=1)[0]
 differences = {name: float(np.abs(y[:2] - reference).max()) for name, y in results.items()}
 differences |= {f"{name}, the rest": float(np.abs(y - results["textbook im2col"]).max()) for name, y in results.items()}
 print(f"the largest of {len(differences)} differences: {max(differences.values()):.0e}")
@@ -489,10 +494,10 @@ loops_ms = 1000 * (time.perf_counter() - start) * layer_products / tiny_products
 print(f"{layer_products / 1e6:.0f} million multiplications in the layer, {tiny_products} in the small one")
 
 SHIPPED = "conv2d_forward"
-work = {"textbook im2col": partial(kernels.conv2d_im2col_forward, x, w, padding=1)}
+work = {"textbook im2col": partial(kernels.conv2d_forward, x, w, padding=1)}
 for name, plan in plans(x, w, 1).items():
     work[name] = partial(forward_by_plan, x, w, 1, plan)
-work[SHIPPED] = partial(kernels.conv2d_forward, x, w, padding=1)
+work[SHIPPED] = partial(fast.conv2d_forward, x, w, padding=1)
 ready = np.ascontiguousarray(cols.T)
 work["the product alone"] = partial(np.matmul, w.reshape(O, -1), ready)
 times = {"loops (scaled up)": loops_ms, **{name: milliseconds(run) for name, run in work.items()}}
@@ -538,20 +543,20 @@ figure.savefig(figures / "03_time_and_memory.png", dpi=90)
 # Now the backward: time, and what each version keeps for it until then.
 
 # %%
-y, textbook_cache = kernels.conv2d_im2col_forward(x, w, padding=1)
-shipped_y, shipped_cache = kernels.conv2d_forward(x, w, padding=1)
+y, textbook_cache = kernels.conv2d_forward(x, w, padding=1)
+shipped_y, shipped_cache = fast.conv2d_forward(x, w, padding=1)
 outputs_apart = float(np.abs(shipped_y - y).max() / np.abs(y).max())
 print(f"forward: {len(layer_plan.blocks)} blocks against one: they differ by {outputs_apart:.0e} of the largest output")
 dy = rng.standard_normal((O, SIZE, SIZE, N)).astype(np.float32).transpose(3, 0, 1, 2)
-textbook_ms = milliseconds(partial(kernels.conv2d_im2col_backward, dy, textbook_cache), 3)
-shipped_ms = milliseconds(partial(kernels.conv2d_backward, dy, shipped_cache), 3)
+textbook_ms = milliseconds(partial(kernels.conv2d_backward, dy, textbook_cache), 3)
+shipped_ms = milliseconds(partial(fast.conv2d_backward, dy, shipped_cache), 3)
 keeps_x = shipped_cache.x is x
 print(f"backward: textbook {textbook_ms:.1f} ms, keeps {textbook_cache.cols.nbytes / 1e6:.1f} MB of columns;")
 print(f"          shipped {shipped_ms:.1f} ms, keeps x itself, which is there anyway: {keeps_x}")
-textbook_grads = kernels.conv2d_im2col_backward(
+textbook_grads = kernels.conv2d_backward(
     dy.astype(np.float64), textbook_cache._replace(cols=textbook_cache.cols.astype(np.float64), w=w.astype(np.float64))
 )
-shipped_grads = kernels.conv2d_backward(
+shipped_grads = fast.conv2d_backward(
     dy.astype(np.float64), shipped_cache._replace(x=x.astype(np.float64), w=w.astype(np.float64))
 )
 backward_apart = max(
@@ -563,9 +568,23 @@ print(f"their gradients differ by {backward_apart:.0e} of the largest entry")
 # %% [markdown]
 # Where a convolution with stride 1 goes by rows, the shipped backward does what the section on dx said: it builds the
 # columns of dy, once, and reads both gradients off them: dx as the convolution with the flipped kernel, and dw from
-# the same columns and x (`conv2d_flipped_gradients` in `minires/kernels/convolution.py`). Otherwise, with a larger
+# the same columns and x (`conv2d_flipped_gradients` in `minires/kernels/fast/convolution.py`). Otherwise, with a larger
 # stride say, it makes the columns of x again for dw, and goes the way of col2im for dx.
 #
+# ## A network on the page that you have read
+#
+# Inside `minires.textbook()` a network runs on `minires/kernels/convolution.py` and its like, line by line as above:
+# put a breakpoint there. The loss is the same.
+
+# %%
+model, batch = minires.create_model("resnet8", in_channels=1).double(), digits().train
+batch_images, batch_labels = Tensor(batch.images[:16]).double(), batch.labels[:16]
+fast_loss = F.cross_entropy(model(batch_images), batch_labels).item()
+with minires.textbook():
+    textbook_loss = F.cross_entropy(model(batch_images), batch_labels).item()
+print(f"loss of a ResNet-8: {fast_loss:.6f}, in textbook mode {textbook_loss:.6f}")
+
+# %% [markdown]
 # Every claim of this lesson, once more:
 
 # %%
@@ -576,7 +595,7 @@ assert np.all(windows_of[-1] == 0) and np.all(windows_of[:, -1] == 0) and np.all
 assert from_loops < 1e-12 and np.array_equal(there_and_back[0, 0], copies * numbered[0, 0])
 assert abs(inner_cols - inner_x) < 1e-10
 assert check_of_textbook.ok and not check_of_mistake.ok and "col2im-overlap" in str(check_of_mistake)
-assert max(flips) < 1e-10
+assert max(flips) < 1e-10 and abs(fast_loss - textbook_loss) < 1e-12
 assert as_matrix < 1e-12 and transposed < 1e-12 and undone > 0.1 and len(np.unique(dense[dense != 0])) == 9
 assert one_by_one < 1e-12 and no_copy and shared
 assert max(differences.values()) < 1e-10 and backward_apart < 1e-10 and small_plan.by_rows

@@ -22,7 +22,8 @@ import minires
 from minires import Tensor, apply, kernels, nn
 from minires.data import DataLoader, digits
 from minires.gradcheck import check_kernel
-from minires.kernels.batch_norm import from_rows, to_rows
+from minires.kernels import fast
+from minires.kernels.fast.batch_norm import from_rows, to_rows
 from minires.nn.state import in_mode, statistics_kept
 from minires.optim import SGD
 from minires.train.recipes import TrainOptions
@@ -71,7 +72,7 @@ def batch_norm_by_hand(x, gamma, beta):
 rng = np.random.default_rng(0)
 x = 3 + 2 * rng.standard_normal((4, 3, 2, 3))  # (N, C, H, W)
 gamma, beta = rng.uniform(0.5, 2, 3), rng.standard_normal(3)
-y, cache = kernels.batch_norm_forward(x, gamma, beta)
+y, cache = fast.batch_norm_forward(x, gamma, beta)
 forward_difference = np.abs(batch_norm_by_hand(x, gamma, beta) - y).max()
 print(f"by hand and by the kernel: largest difference {forward_difference:.1e}")
 print("mean of each channel of y:", y.mean(axis=(0, 2, 3)).round(6), " beta: ", beta.round(6))
@@ -80,8 +81,8 @@ print("std of each channel of y: ", y.std(axis=(0, 2, 3)).round(6), " gamma:", g
 # %% [markdown]
 # Whatever mean and spread the channel had before, it has beta and gamma now.
 #
-# The kernel works on `to_rows(x)`: one row a channel, (C, M). We do the same, so that a sum over a channel is a sum
-# along a row.
+# The kernel that runs works on `to_rows(x)`: one row a channel, (C, M). We do the same, so that a sum over a channel is
+# a sum along a row.
 #
 # ## The backward through the graph
 #
@@ -124,7 +125,7 @@ def backward_by_nodes(dy, x, gamma):
 dy = rng.standard_normal(x.shape)
 rows, dy_rows = to_rows(x), to_rows(dy)  # (3, 24) each
 by_nodes = backward_by_nodes(dy_rows, rows, gamma)
-shipped = kernels.batch_norm_backward(dy, cache)
+shipped = fast.batch_norm_backward(dy, cache)
 
 
 def central_differences(x, dy, step=1e-5):
@@ -135,7 +136,7 @@ def central_differences(x, dy, step=1e-5):
         for sign in (1, -1):
             nudged = x.copy()
             nudged[index] += sign * step
-            sums.append((dy * kernels.batch_norm_forward(nudged, gamma, beta)[0]).sum())
+            sums.append((dy * fast.batch_norm_forward(nudged, gamma, beta)[0]).sum())
         numeric[index] = (sums[0] - sums[1]) / (2 * step)
     return numeric
 
@@ -148,6 +149,9 @@ print(f"node by node against central differences: {nodes_difference:.1e}")
 print(f"the kernel against central differences:   {shipped_difference:.1e}")
 
 # %% [markdown]
+# Line by line this is `batch_norm_backward` in `minires/kernels/batch_norm.py`, the textbook's, which runs inside
+# `minires.textbook()`.
+#
 # ## The same, simplified
 #
 # **Question before you scroll on:** centred feeds var, and the mean feeds centred. How much of the gradient that
@@ -162,8 +166,9 @@ print(f"the kernel against central differences:   {shipped_difference:.1e}")
 #     through the variance: - gamma inv_std   x_hat mean(dy x_hat)
 #
 # The factor -1/2 of the root and the 2 of the square have met and gone, and inv_std^3 has given two of its three
-# powers to make x_hat of centred, twice. This is `batch_norm_backward` in `minires/kernels/batch_norm.py`: read it now,
-# it takes the terms in the order of its memory and not of the derivation, and each line says which one it is.
+# powers to make x_hat of centred, twice. This is `batch_norm_backward` in `minires/kernels/fast/batch_norm.py`, which
+# runs by default: read it now, it takes the terms in the order of its memory and not of the derivation, and each line
+# says which one it is.
 
 
 # %%
@@ -198,7 +203,7 @@ def my_backward(dy, cache):
     return from_rows(dx, dy.shape), (dy_rows * x_hat).sum(axis=1), dy_rows.sum(axis=1)
 
 
-my_report = check_kernel(kernels.batch_norm_forward, my_backward, kind="batch_norm")
+my_report = check_kernel(fast.batch_norm_forward, my_backward, kind="batch_norm")
 print(my_report)
 
 # %% [markdown]
@@ -286,12 +291,12 @@ figure.savefig(figures / "04_projections.png", dpi=80)
 
 # %%
 two = rng.standard_normal((2, 5))  # (N, C): two numbers a channel
-y_two, cache_two = kernels.batch_norm_forward(two, eps=0.0)
-dx_two = kernels.batch_norm_backward(rng.standard_normal(two.shape), cache_two)[0]
+y_two, cache_two = fast.batch_norm_forward(two, eps=0.0)
+dx_two = fast.batch_norm_backward(rng.standard_normal(two.shape), cache_two)[0]
 print(
     "two numbers a channel become", y_two[:, 0], "and", y_two[:, 1], f"; largest entry of dx {np.abs(dx_two).max():.1e}"
 )
-dx_ones = kernels.batch_norm_backward(np.ones_like(dy), cache)[0]
+dx_ones = fast.batch_norm_backward(np.ones_like(dy), cache)[0]
 print(f"largest entry of dx for a dy of ones: {np.abs(dx_ones).max():.1e}")
 
 # %% [markdown]
@@ -308,15 +313,15 @@ print(f"largest entry of dx for a dy of ones: {np.abs(dx_ones).max():.1e}")
 # %%
 def frozen_backward(dy, cache):
     """The mistake: mean and variance as constants."""
-    _, dgamma, dbeta = kernels.batch_norm_backward(dy, cache)
+    _, dgamma, dbeta = fast.batch_norm_backward(dy, cache)
     scale = (cache.gamma * cache.inv_std)[:, None]
     return from_rows(scale * to_rows(dy), dy.shape), dgamma, dbeta
 
 
-report = check_kernel(kernels.batch_norm_forward, frozen_backward, kind="batch_norm")
+report = check_kernel(fast.batch_norm_forward, frozen_backward, kind="batch_norm")
 print(report)
-_, inference_cache = kernels.batch_norm_inference_forward(x, gamma, beta, mean=cache.mean, var=cache.var)
-evaluation_dx = kernels.batch_norm_inference_backward(dy, inference_cache)[0]
+_, inference_cache = fast.batch_norm_inference_forward(x, gamma, beta, mean=cache.mean, var=cache.var)
+evaluation_dx = fast.batch_norm_inference_backward(dy, inference_cache)[0]
 same_mistake = np.abs(frozen_backward(dy, cache)[0] - evaluation_dx).max()
 print(f"the mistake against evaluation's own backward: largest difference {same_mistake:.1e}")
 
@@ -330,8 +335,8 @@ relative_errors = {}
 for M in (4, 16, 64, 256, 1024, 4096):
     many = rng.standard_normal((M, 200))  # 200 channels, to average over
     dy_many = rng.standard_normal(many.shape)
-    _, cache_many = kernels.batch_norm_forward(many, np.ones(200), np.zeros(200))
-    right_dx = kernels.batch_norm_backward(dy_many, cache_many)[0]
+    _, cache_many = fast.batch_norm_forward(many, np.ones(200), np.zeros(200))
+    right_dx = fast.batch_norm_backward(dy_many, cache_many)[0]
     wrong_dx = frozen_backward(dy_many, cache_many)[0]
     relative_errors[M] = np.linalg.norm(wrong_dx - right_dx) / np.linalg.norm(right_dx)
     print(f"M = {M:4}: relative error {relative_errors[M]:.1%}, expected {np.sqrt(2 / (M - 2)):.1%}")
@@ -345,7 +350,7 @@ for M in (4, 16, 64, 256, 1024, 4096):
 # %%
 class FrozenBatchNorm(nn.BatchNorm2d):
     def forward(self, x):
-        return apply(kernels.batch_norm_forward, frozen_backward, x, self.weight, self.bias)
+        return apply(fast.batch_norm_forward, frozen_backward, x, self.weight, self.bias)
 
 
 class SmallNet(nn.Module):
@@ -592,8 +597,8 @@ dy16 = rng.standard_normal((16, 5, 6, 6))
 def conv_and_norm(weight):
     """The output of a convolution with batch norm, and the gradient of its weight."""
     z, conv_cache = kernels.conv2d_forward(images16, weight, None, padding=1)
-    y, norm_cache = kernels.batch_norm_forward(z, eps=0.0)
-    dz = kernels.batch_norm_backward(dy16, norm_cache)[0]
+    y, norm_cache = fast.batch_norm_forward(z, eps=0.0)
+    dz = fast.batch_norm_backward(dy16, norm_cache)[0]
     return y, kernels.conv2d_backward(dz, conv_cache)[1]
 
 

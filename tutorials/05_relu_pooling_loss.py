@@ -51,7 +51,7 @@ def central_differences(f, x, dy, step=1e-6):
 #
 # The backward is a mask. The kernel takes it from the output, which is positive exactly where the input is: the next
 # layer keeps that array anyway, so ReLU needs no memory of its own. Read `relu_backward` in
-# `minires/kernels/activation.py`: it is one line. (To write it: `minires exercise start relu`.)
+# `minires/kernels/residual.py`: it is one line. (To write it: `minires exercise start relu`.)
 #
 # **Question before you scroll on:** what is the derivative at exactly 0, and what do central differences say there?
 

@@ -365,7 +365,7 @@ for name, values in (("Kaiming", kaiming[1]), ("default", default[1])):
 # Batch norm divides by the root of that variance.
 #
 # Backwards: batch norm divides the gradient by the same root (`batch_norm_backward` in
-# `minires/kernels/batch_norm.py`, its last step); the layer multiplies its norm by s; the ReLU lets half of the
+# `minires/kernels/fast/batch_norm.py`, its last step); the layer multiplies its norm by s; the ReLU lets half of the
 # entries pass, which multiplies the norm by sqrt(1/2). Together
 #
 #     s sqrt(1/2) / (s sqrt((pi - 1)/(2 pi))) = sqrt(pi / (pi - 1))

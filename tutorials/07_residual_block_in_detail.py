@@ -192,7 +192,7 @@ for name, shares in fell.items():
 #
 # `BasicBlock` has two 3x3 convolutions on its branch. `Bottleneck` has three: a 1x1 that narrows to a quarter, a 3x3,
 # and a 1x1 that widens again. `PreActBlock` has its batch norms and ReLUs before the convolutions: more about it
-# below. Read them in `minires/models/blocks.py` and `minires/models/preactivation.py`: they are flat lists of steps.
+# below. Read them in `minires/models/blocks.py` and `minires/models/other_blocks.py`: they are flat lists of steps.
 
 # %%
 blocks = {"BasicBlock": BasicBlock(64, 64), "Bottleneck": Bottleneck(64, 16), "PreActBlock": PreActBlock(64, 64)}

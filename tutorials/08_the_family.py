@@ -355,10 +355,16 @@ print(f"ResNet-50: {TOP1['resnet50']} % with the original recipe, {newer_resnet5
 #
 # The CIFAR networks of the paper have three stages of n blocks, 6n + 2 layers. With n = 200 that is ResNet-1202. Its
 # graph is so deep that an engine that walks it by a function calling itself would run into Python's recursion limit;
-# MiniRes walks it in a loop (`minires/engine/modes.py`). Here is one forward and backward on four digits, for all depths.
+# MiniRes walks it in a loop (`minires/engine/tensor.py`). Here is one forward and backward on four digits, for all
+# depths.
 
 
 # %%
+def nodes_among(parents):
+    """Those inputs of an operation that were computed."""
+    return [parent for parent in parents if isinstance(parent, minires.Node)]
+
+
 def operations(node):
     """The number of recorded operations behind a node, and of those on the longest way back, by loops alone."""
     found, todo = {}, [node]
@@ -366,10 +372,10 @@ def operations(node):
         one = todo.pop()
         if id(one) not in found:
             found[id(one)] = one
-            todo.extend(one.parent_nodes)
+            todo.extend(nodes_among(one.parents))
     longest = {}
     for one in sorted(found.values(), key=by_number):  # parents come before children
-        longest[id(one)] = 1 + max([longest[id(parent)] for parent in one.parent_nodes], default=0)
+        longest[id(one)] = 1 + max([longest[id(parent)] for parent in nodes_among(one.parents)], default=0)
     return len(found), longest[id(node)]
 
 

@@ -404,8 +404,8 @@ figure.savefig(figures / "10_shattered.png", dpi=90)
 #
 # Walk away from the trained weights in two random directions, and draw the loss. Li et al. 2018 showed how to make
 # such pictures comparable: give each filter of the random direction the length of the network's own filter
-# (`filter_normalised_direction` in `minires/debug/plots/landscape.py`). A step of 1 then means: as far as each filter is
-# long. For each of the four networks, the grid has 11 x 11 points, and the loss is that of 128 training digits.
+# (`filter_normalised_direction` in `minires/debug/plots/landscape.py`). A step of 1 then means: as far as each filter
+# is long. For each of the four networks, the grid has 11 x 11 points, and the loss is that of 128 training digits.
 
 # %%
 landscapes, below = {}, {}

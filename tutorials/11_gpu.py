@@ -42,7 +42,7 @@ figures.mkdir(exist_ok=True)
 # ## One source
 #
 # A kernel asks once which library holds its array, calls the answer xp, and goes on as if there were one library.
-# Here is `relu_forward` from `minires/kernels/activation.py`, and `array_module` from `minires/kernels/backend.py`, which
+# Here is `relu_forward` from `minires/kernels/residual.py`, and `array_module` from `minires/kernels/backend.py`, which
 # gives the answer.
 
 # %%
@@ -304,12 +304,12 @@ if strict_cupy:
 
 # %% [markdown]
 # A view is free. A mask as an index waits, since the size of the result depends on the values; `where` does the same
-# work without. MiniRes's im2col takes `as_strided` for its windows, because CuPy's `sliding_window_view` uploads
+# work without. The im2col that runs takes `as_strided` for its windows, because CuPy's `sliding_window_view` uploads
 # the window's shape to check it, and waits for the answer.
 #
-# Two operations are two launches. Where many small steps follow each other, `one_launch` in `minires/kernels/backend.py` has
-# CuPy compile them into one kernel (`cupy.fuse`). On the host it is the function itself, so you can step through it.
-# The update of SGD is such a chain, for every parameter of the network.
+# Two operations are two launches. Where many small steps follow each other, `one_launch` in
+# `minires/kernels/backend.py` has CuPy compile them into one kernel (`cupy.fuse`). On the host it is the function itself,
+# so you can step through it. The update of SGD is such a chain, for every parameter of the network.
 
 # %%
 apart = fused = 0
@@ -327,8 +327,8 @@ if strict_cupy:
 #
 # **Question before you scroll on:** the batch goes from 2 to 4 to 16 images. How does the number of launches grow?
 #
-# `Watcher` in `minires/engine/modes.py` is told before and after every operation, forward and backward; it is what the debug
-# tools are made of. This one notes launches and bytes by operation. The bytes are rough, and rather too few: each
+# `Watcher` in `minires/engine/modes.py` is told before and after every operation, forward and backward; it is what the
+# debug tools are made of. This one notes launches and bytes by operation. The bytes are rough, and rather too few: each
 # operation reads its inputs and writes its result once, and a convolution writes and reads its columns besides
 # (lesson `tutorials/03_convolution.py`).
 
@@ -414,8 +414,8 @@ if strict_cupy:
 # (One exception: where a convolution's columns for the whole batch pass a GiB, they are made in parts.) Two uploads,
 # the images and the labels, and not one wait: Python runs ahead of the device all through the step.
 #
-# `blocks_pay` in `minires/kernels/backend.py` is the other side of this. On the host a convolution is cut into blocks that
-# fit the cache; on a device each block would be another round of launches, so there it is one.
+# `blocks_pay` in `minires/kernels/backend.py` is the other side of this. On the host a convolution is cut into blocks
+# that fit the cache; on a device each block would be another round of launches, so there it is one.
 #
 # Where do they go? Where the stand-in is missing, the picture shows what it counted when this lesson was written.
 
