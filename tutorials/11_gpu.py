@@ -308,8 +308,8 @@ if strict_cupy:
 # the window's shape to check it, and waits for the answer.
 #
 # Two operations are two launches. Where many small steps follow each other, `one_launch` in
-# `minires/kernels/backend.py` has CuPy compile them into one kernel (`cupy.fuse`). On the host it is the function itself,
-# so you can step through it. The update of SGD is such a chain, for every parameter of the network.
+# `minires/kernels/backend.py` has CuPy compile them into one kernel (`cupy.fuse`). On the host it is the function
+# itself, so you can step through it. The update of SGD is such a chain, for every parameter of the network.
 
 # %%
 apart = fused = 0
