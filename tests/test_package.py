@@ -1,6 +1,7 @@
 """What importing MiniRes does and does not do, and how the house is built."""
 
 import ast
+import importlib
 import importlib.metadata
 import re
 import subprocess
@@ -114,36 +115,170 @@ def test_kernels_can_be_stepped_through(path):
             assert re.match(r"minires\.(backend|kernels)", node.module), node.module
 
 
-#: The rooms from the ground up; a module imports from its own room and from those on the floors below.
+# ---- The house -------------------------------------------------------------------------------------------------------
+
+#: The floors from the top down, as the map lists the rooms; a module imports from its own room and from floors below.
 FLOORS = [
-    {"kernels"},
-    {"gradcheck"},
-    {"engine"},
-    {"nn"},
-    {"data", "optim"},
-    {"models"},
-    {"debug"},
-    {"train"},
-    {"bench", "exercises"},
-    {"cli"},
+    ["cli"],
+    ["exercises", "bench"],
+    ["train"],
+    ["debug"],
+    ["models"],
+    ["data", "optim"],
+    ["nn"],
+    ["engine"],
+    ["gradcheck"],
+    ["kernels"],
 ]
+ROOMS = [room for rooms in FLOORS for room in rooms]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
-#: Imports from above that only the type checker sees.
-TYPING_ONLY = [("engine", "nn"), ("debug", "train")]
+
+def room_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def floor(room):
-    return next(i for i, rooms in enumerate(FLOORS) if room in rooms)
+def room_behind(name):
+    """The room in which ``minires.name`` stands; None for a plain value, as the version."""
+    if name in FLOOR:
+        return name
+    if name in minires.SHORT:
+        return minires.SHORT[name].split(".")[0]
+    module = getattr(getattr(minires, name), "__module__", "")
+    return module.split(".")[1] if module.startswith("minires.") else None
+
+
+def rooms_used(path):
+    """Every room that a file imports or reaches by ``minires.name``, also inside functions and for types alone."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}, line {node.lineno}: an import without the package's name"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "minires":
+            names = [f"minires.{node.attr}"]
+        for name in names:
+            parts = name.split(".")
+            room = room_behind(parts[1]) if parts[0] == "minires" and len(parts) > 1 else None
+            if room is not None:
+                yield room, node.lineno
+
+
+def test_there_are_twelve_rooms_at_most():
+    there = {path.parent.name for path in PACKAGE.glob("*/__init__.py")} | {path.stem for path in PACKAGE.glob("*.py")}
+    there -= {"__init__", "__main__"}
+    assert sorted(there) == sorted(ROOMS) and len(ROOMS) <= 12
 
 
 def test_every_room_uses_only_rooms_below():
     for path in MODULES:
-        room = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        if room in ("__init__", "__main__"):
+        room = room_of(path)
+        if room not in ("__init__", "__main__"):
+            for other, line in rooms_used(path):
+                below = other == room or FLOOR[other] > FLOOR[room]
+                assert below, f"{path.relative_to(PACKAGE)}, line {line}: {room} uses {other}"
+
+
+def test_an_import_from_above_would_be_seen(tmp_path):
+    above = {
+        "from minires.train.training import Epoch": "train",
+        "def f():\n    import minires.train.runs": "train",
+        "def f():\n    from minires import training": "train",
+        "import minires\nminires.plots.plot_curves": "debug",
+        "from minires import functional": "nn",
+        "if TYPE_CHECKING:\n    from minires import Tensor": "engine",
+        "import minires\nminires.no_grad": "engine",
+    }
+    for code, room in above.items():
+        (tmp_path / "file.py").write_text(code)
+        assert [found for found, _ in rooms_used(tmp_path / "file.py")] == [room], code
+
+
+def name_of(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(path): path for path in MODULES}
+
+
+def at_import(body):
+    """The statements that run while a file is imported: not those inside functions, nor for types alone."""
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("minires"):
-                named = node.module.split(".")[1:2] or [alias.name for alias in node.names]
-                for other in named:
-                    allowed = other == room or (room, other) in TYPING_ONLY or floor(other) < floor(room)
-                    assert allowed, f"{path.relative_to(PACKAGE)} imports {other}"
+        yield node
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from at_import(node.orelse)
+            continue
+        for part in ("body", "orelse", "handlers", "finalbody"):
+            yield from at_import(getattr(node, part, []))
+
+
+def files_imported(name):
+    """The files that a file imports by name while it is imported itself (its own packages' come with any import)."""
+    found = set()
+    for node in at_import(ast.parse(FILES[name].read_text()).body):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & set(FILES)
+            found |= inside
+            if len(inside) < len(node.names):
+                found.add(node.module)
+    return found & set(FILES)
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    imported = {name: files_imported(name) for name in FILES}
+    done = set()
+
+    def walk(name, way):
+        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+        if name not in done:
+            for other in sorted(imported[name]):
+                walk(other, [*way, name])
+            done.add(name)
+
+    for name in imported:
+        walk(name, [])
+    assert imported["minires.engine.tensor"] >= {"minires.engine.operators", "minires.kernels.backend"}
+
+
+# ---- Names -----------------------------------------------------------------------------------------------------------
+
+PUBLIC = (Path(__file__).parent / "public_names.txt").read_text().split()
+
+
+def find(dotted):
+    """What a dotted name means: its longest part that can be imported, and attributes from there on."""
+    parts = dotted.split(".")
+    for i in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:i]))
+        except ModuleNotFoundError as error:
+            if not (error.name or "").startswith("minires"):
+                raise
+            continue
+        for part in parts[i:]:
+            found = getattr(found, part)
+        return found
+    raise AttributeError(dotted)
+
+
+def test_every_name_that_was_ever_public_is_still_there():
+    missing = []
+    for dotted in PUBLIC:
+        try:
+            find(dotted)
+        except AttributeError:
+            missing.append(dotted)
+    assert not missing and len(PUBLIC) > 500
+
+
+def test_a_name_that_is_gone_would_be_missed():
+    for dotted in ("minires.nn.Conv3d", "minires.no_such_room.name"):
+        with pytest.raises(AttributeError):
+            find(dotted)

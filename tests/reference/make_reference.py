@@ -1,6 +1,7 @@
 """Writes the golden files beside it: what PyTorch computes, for machines that have no PyTorch.
 
-Run it again only when an operation is added: ``python tests/reference/make_reference.py`` (needs PyTorch).
+Run it again only when an operation is added (at the end of the table: each draws by its place), and then for the
+operations alone: ``python tests/reference/make_reference.py operations`` (needs PyTorch).
 operations.npz: for each operation three cases, with inputs, options, a random upstream gradient, the output and all
 gradients, in float64. networks.npz: a BasicBlock, a Bottleneck and a small ResNet with their state, before and after
 one training step. families.npz: of one network of every family, fingerprints of logits, gradients and statistics, and
@@ -98,8 +99,8 @@ def write_families():
 
 
 if __name__ == "__main__":
-    write_operations()
-    write_networks()
-    write_families()
+    parts = {"operations": write_operations, "networks": write_networks, "families": write_families}
+    for name in sys.argv[1:] or parts:
+        parts[name]()
     for path in sorted(HERE.glob("*.npz")):
         print(f"{path.name}: {path.stat().st_size / 1024:.0f} KB")

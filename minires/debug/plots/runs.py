@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from minires.train.training import Epoch
 
 
 def show_losses_by_powers(axes: Axes, losses: list[float]) -> None:
@@ -25,10 +23,10 @@ def show_losses_by_powers(axes: Axes, losses: list[float]) -> None:
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
-def plot_curves(history: list[Epoch], path: str | Path, title: str = "") -> None:
+def plot_curves(history: list[Any], path: str | Path, title: str = "") -> None:
     """Loss and error of training and test by epoch, as a PNG.
 
-    Args: history, the epochs so far (none gives empty axes); path, where to write.
+    Args: history, the epochs so far, each an Epoch of train/training.py (none gives empty axes); path, where to write.
     Errors: OSError where the file cannot be written.
     """
     from matplotlib.figure import Figure
@@ -67,7 +65,7 @@ def plot_curves(history: list[Epoch], path: str | Path, title: str = "") -> None
     figure.savefig(path)
 
 
-def plot_runs(runs: list[tuple[str, list[Epoch]]], path: str | Path) -> None:
+def plot_runs(runs: list[tuple[str, list[Any]]], path: str | Path) -> None:
     """Loss and error of several runs by epoch, a colour each: dashed in training, whole on the test images.
 
     Args: runs, names and epochs; path, where to write.
