@@ -165,7 +165,7 @@ print(f"node by node and the textbook's kernel: the same bits: {same_bits}")
 
 # %%
 def three_terms(dy, cache):
-    """The three parts of dx: directly, through the mean, through the variance. Shapes: (N, C, H, W) each but the mean's."""
+    """The three parts of dx: directly, through the mean (one number a channel), through the variance."""
     scale = cache.gamma[:, None, None] * cache.inv_std  # (1, C, 1, 1)
     direct = scale * dy
     through_mean = -scale * dy.mean(axis=AXES, keepdims=True)
