@@ -204,9 +204,9 @@ same_bits = [np.array_equal(ours[p], p.grad.numpy()) for p in network.parameters
 print(f"ResNet-8: {sum(same_bits)} of {len(same_bits)} parameters have the same gradient, bit for bit")
 
 # %% [markdown]
-# Every one of them is equal to the last bit. So few lines are enough for a residual network; what
-# `Tensor.backward` in `minires/engine/tensor.py` does beyond them is checking, freeing memory, and saying at which line
-# of yours something went wrong.
+# Every one of them is equal to the last bit. So few lines are enough for a residual network. `Tensor.backward` in
+# `minires/engine/tensor.py` is this loop too, and finds the newest Node with a heap; the functions that it calls beside
+# it, in `minires/engine/armour.py`, check, free memory, and say at which line of yours something went wrong.
 #
 # ## Broadcasting: its gradient is a sum
 #

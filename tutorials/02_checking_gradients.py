@@ -21,8 +21,6 @@ from minires import kernels
 from minires.data import digits
 from minires.exercises import mutants
 from minires.gradcheck import check_kernel
-from minires.kernels import fast
-from minires.kernels.fast.batch_norm import from_rows, to_rows
 
 threadpool_limits(1)  # these matrix products are too small for more threads
 figures = Path(__file__).parent / "figures" if "__file__" in globals() else Path("figures")
@@ -255,9 +253,9 @@ print(f"batch norm along v: numeric {along:.6f}, <v, backward(u)> {(v * dx).sum(
 
 
 # %%
-def col2im_overwriting(cols, cache, dy):
+def col2im_overwriting(cols, size):
     """col2im with = in place of +=."""
-    N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = cache.size
+    N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = size
     windows = cols.reshape(N, OH, OW, C, KH, KW).transpose(0, 3, 4, 5, 1, 2)  # (N, C, KH, KW, OH, OW)
     padded = np.zeros((N, C, H + 2 * PH, W + 2 * PW))
     for kh in range(KH):
@@ -270,7 +268,7 @@ def overwriting(dy, cache):
     _, dw, db = kernels.conv2d_backward(dy, cache)
     O = len(cache.w)
     dcols = dy.transpose(0, 2, 3, 1).reshape(-1, O) @ cache.w.reshape(O, -1)
-    return col2im_overwriting(dcols, cache, dy), dw, db
+    return col2im_overwriting(dcols, cache.size), dw, db
 
 
 image, w = rng.standard_normal((1, 1, 9, 9)), rng.standard_normal((1, 1, 3, 3))
@@ -426,11 +424,9 @@ figure.savefig(figures / "02_suspects.png", dpi=80)
 # %%
 def no_mean_term(dy, cache):
     """Batch norm: the term of the mean forgotten."""
-    _, dgamma, dbeta = fast.batch_norm_backward(dy, cache)
-    M = cache.x_hat.shape[1]
-    rows = to_rows(dy)  # (C, M)
-    dx = (cache.gamma * cache.inv_std)[:, None] * (rows - cache.x_hat * (dgamma / M)[:, None])
-    return from_rows(dx, dy.shape), dgamma, dbeta
+    _, dgamma, dbeta = kernels.batch_norm_backward(dy, cache)
+    along = (dy * cache.x_hat).mean(axis=(0, 2, 3), keepdims=True)  # (1, C, 1, 1)
+    return cache.gamma[:, None, None] * cache.inv_std * (dy - cache.x_hat * along), dgamma, dbeta
 
 
 def flipped_kernel(dy, cache):
@@ -453,10 +449,8 @@ def mask_of_upstream(dy, cache):
 
 def two_at_once(dy, cache):
     """Batch norm: gamma forgotten, and the term of the variance."""
-    _, dgamma, dbeta = fast.batch_norm_backward(dy, cache)
-    rows = to_rows(dy)  # (C, M)
-    dx = cache.inv_std[:, None] * (rows - rows.mean(axis=1, keepdims=True))
-    return from_rows(dx, dy.shape), dgamma, dbeta
+    _, dgamma, dbeta = kernels.batch_norm_backward(dy, cache)
+    return cache.inv_std * (dy - dy.mean(axis=(0, 2, 3), keepdims=True)), dgamma, dbeta
 
 
 def squashed(dy, cache):
@@ -466,12 +460,12 @@ def squashed(dy, cache):
 
 
 planted = [
-    (no_mean_term, fast.batch_norm_forward, "batch_norm", {"bn-mean-constant"}),
+    (no_mean_term, kernels.batch_norm_forward, "batch_norm", {"bn-mean-constant"}),
     (flipped_kernel, kernels.conv2d_forward, "conv2d", {"kernel-flipped"}),
     (averaged_twice, kernels.cross_entropy_forward, "cross_entropy", {"scale-by-N"}),
     (overwriting, kernels.conv2d_forward, "conv2d", {"col2im-overlap"}),
     (mask_of_upstream, kernels.relu_forward, "relu", {"relu-mask-from-upstream"}),
-    (two_at_once, fast.batch_norm_forward, "batch_norm", {"bn-missing-gamma", "bn-var-constant"}),
+    (two_at_once, kernels.batch_norm_forward, "batch_norm", {"bn-missing-gamma", "bn-var-constant"}),
     (squashed, kernels.linear_forward, "linear", {"unexplained"}),
 ]
 diagnosed = {}
@@ -531,10 +525,10 @@ print(f"gradients alone:\n{without_kind}\nknowing what it should be:\n{with_kind
 # %%
 def bessel(dy, cache):
     """Batch norm whose variance term divides by M - 1."""
-    dx, dgamma, dbeta = fast.batch_norm_backward(dy, cache)
-    M = cache.x_hat.shape[1]
-    extra = cache.gamma[:, None] * cache.inv_std[:, None] * cache.x_hat * (dgamma / M - dgamma / (M - 1))[:, None]
-    return dx + from_rows(extra, dy.shape), dgamma, dbeta
+    dx, dgamma, dbeta = kernels.batch_norm_backward(dy, cache)
+    M = dy.size // len(dgamma)
+    extra = cache.gamma * (dgamma / M - dgamma / (M - 1))  # (C,)
+    return dx + extra[:, None, None] * cache.inv_std * cache.x_hat, dgamma, dbeta
 
 
 def transposed(dy, cache):
@@ -619,7 +613,7 @@ norm_inputs = (rng.standard_normal((4, 3, 5, 5)), rng.uniform(0.5, 2, 3), rng.st
 square_inputs = (rng.standard_normal((3, 4)), rng.standard_normal((4, 4)), rng.standard_normal(4))
 conv_inputs = (rng.standard_normal((1, 2, 5, 5)), rng.standard_normal((2, 2, 3, 3)))
 candidates = mutants.candidates() + [
-    Candidate("bessel", fast.batch_norm_forward, bessel, norm_inputs, "a batch norm that divides by M - 1"),
+    Candidate("bessel", kernels.batch_norm_forward, bessel, norm_inputs, "a batch norm that divides by M - 1"),
     Candidate("transposed", kernels.linear_forward, transposed, square_inputs, "a square layer, dw transposed"),
     Candidate("overlap", strided_convolution, overwriting_xw, conv_inputs, "a convolution with = for +="),
 ]

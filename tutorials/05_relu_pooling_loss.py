@@ -186,7 +186,9 @@ figure.savefig(figures / "05_spread_by_depth.png", dpi=80)
 #
 # The largest value of each window. Its gradient goes to the pixel that was the largest, and to no other. Where several
 # tie, somebody must get it: the first in row-major order, as in PyTorch. Windows that overlap may name the same pixel,
-# and then it gets the sum.
+# and then it gets the sum. `max_pool2d_backward` in `minires/kernels/pooling.py` says so window by window: `argmax`
+# takes the first of equals, and `+=` adds up. (What runs by default, in `minires/kernels/fast/pooling.py`, goes through
+# the places of the window instead, all windows at once.)
 
 # %%
 image = np.array([[1, 1, 0, 2], [1, 0, 3, 2], [0, 5, 0, 0], [4, 5, 0, 0]], np.float64)[None, None]
@@ -196,15 +198,15 @@ print("gradient of dy = 10, 20, 30, 40:")
 print(kernels.max_pool2d_backward(np.array([[10.0, 20], [30, 40]])[None, None], pool_cache)[0, 0])
 
 # %% [markdown]
-# Where the window hangs over the border, as in the stem of a ResNet (3x3, stride 2, padding 1), the padding is minus
-# infinity and never wins. With zeros for padding a border of negative values would be replaced by 0. Behind a ReLU
-# nobody would notice, and elsewhere everybody should.
+# Where the window hangs over the border, as in the stem of a ResNet (3x3, stride 2, padding 1), it has only its pixels
+# inside the image: the padding never wins, as if it were minus infinity. With zeros for padding a border of negative
+# values would be replaced by 0. Behind a ReLU nobody would notice, and elsewhere everybody should.
 
 # %%
 negative = -1 - rng.random((1, 1, 4, 4))
 framed, _ = kernels.max_pool2d_forward(negative, kernel_size=3, stride=2, padding=1)
 with_zeros, _ = kernels.max_pool2d_forward(np.pad(negative, ((0, 0), (0, 0), (1, 1), (1, 1))), kernel_size=3, stride=2)
-print(f"largest maximum of negative pixels: padding -inf {framed.max():.2f}, padding with zeros {with_zeros.max():.2f}")
+print(f"largest maximum of negative pixels: padding never wins {framed.max():.2f}, padding with zeros {with_zeros.max():.2f}")
 
 # %% [markdown]
 # ## Average pooling, and the global average

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # An exercise of your own: from derivation to a checked kernel
 #
-# You need: lessons 02 (checking gradients) and 04 (batch norm), and MiniRes installed. It takes less than half a
+# You need: lessons 02 (checking gradients) and 04 (batch norm), and MiniRes installed. It takes about half a
 # minute on two cores.
 #
 # Everything in this library was made in the same way: write down the definition, derive the backward, check it, bind
@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 import minires
 from minires import Tensor, debug, nn
-from minires.data import DataLoader, digits
+from minires.data import digits
 from minires.engine.tensor import apply
 from minires.gradcheck import check_function, check_kernel
 from minires.kernels.backend import Array, array_module
@@ -244,7 +244,6 @@ def group_norm_backward(dy: Array, cache: GroupNormCache) -> tuple[Array, Array,
     Shapes: dy (as x) -> dx (as x), dgamma (C,), dbeta (C,).
     Formula: dx = inv_std (dx_hat - mean(dx_hat) - x_hat mean(dx_hat x_hat)) with dx_hat = gamma dy, means over a group;
         dgamma = sum(dy x_hat), dbeta = sum(dy).
-    Errors: none of its own.
     Source: Wu & He 2018; the derivation in this lesson.
     """
     x_hat = cache.x_hat
@@ -366,10 +365,13 @@ def with_norm(model, layer, num_groups=4):
     return model
 
 
+LAYERS = {"group norm": GroupNorm}
+
+
 def network(norm, seed=0):
-    """A ResNet-8 of width 8 for the digits, with batch norm or group norm."""
+    """A ResNet-8 of width 8 for the digits, with batch norm or one of the layers above."""
     model = minires.create_model("resnet8", in_channels=1, width=8, generator=np.random.default_rng(seed))
-    return with_norm(model, GroupNorm) if norm == "group norm" else model
+    return with_norm(model, LAYERS[norm]) if norm in LAYERS else model
 
 
 block_report = check_function(network("group norm").double(), Tensor(rng.standard_normal((2, 1, 8, 8))))
@@ -535,29 +537,48 @@ class WrongGroupNorm(GroupNorm):
         return apply(group_norm_forward, second_backward, input, self.weight, self.bias, groups=self.num_groups)
 
 
-def train_with(layer, epochs=3):
-    """Losses of each step, and the test error afterwards."""
-    model = with_norm(network("batch norm"), layer)
-    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
-    losses = []
-    for _ in range(epochs):
-        for images, labels in DataLoader(data.train, 64, shuffle=True, seed=0):
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(images), labels)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-    return losses, 1 - evaluate(model, data.test).accuracy
-
-
-right_losses, right_error = train_with(GroupNorm)
-wrong_losses, wrong_error = train_with(WrongGroupNorm)
+LAYERS["wrong dx"] = WrongGroupNorm
+right_losses, right_error = curves["group norm", "mixed"], errors["group norm", "mixed"]
+wrong_losses, trained = train_in_parts("wrong dx", mixed=True)
+wrong_error = 1 - evaluate(trained, data.test).accuracy
 ends = np.mean(right_losses[-10:]), np.mean(wrong_losses[-10:])
 print(f"right dx: loss {ends[0]:.3f}, test error {right_error:.1%};  wrong dx: loss {ends[1]:.3f}, {wrong_error:.1%}")
 
 # %% [markdown]
 # No curve would have told you. A check did, in a second or so.
 #
+# ## In place of a shipped kernel
+#
+# An operation that MiniRes has needs no module of yours: inside `with minires.using(...):` any network runs on your
+# pair of functions. Here is a convolution without groups and dilation, from the definition, in the training above.
+
+
+# %%
+def my_conv2d_forward(x, w, b=None, *, stride, padding):
+    (SH, SW), (PH, PW) = np.broadcast_to(stride, 2), np.broadcast_to(padding, 2)
+    padded = np.pad(x, ((0, 0), (0, 0), (PH, PH), (PW, PW)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, w.shape[2:], (2, 3))[:, :, ::SH, ::SW]
+    y = np.einsum("nchwij,ocij->nohw", windows, w, optimize=True)  # windows: (N, C, OH, OW, KH, KW)
+    return y if b is None else y + b[:, None, None], (windows, w, padded.shape, SH, SW, PH, PW)
+
+
+def my_conv2d_backward(dy, cache):
+    windows, w, (N, C, H, W), SH, SW, PH, PW = cache
+    dpadded = np.zeros((N, C, H, W), dy.dtype)
+    for i, j in np.ndindex(w.shape[2:]):  # a place of the kernel, and the pixels that it met: each window has one
+        met = dpadded[:, :, i : i + SH * dy.shape[2] : SH, j : j + SW * dy.shape[3] : SW]
+        met += np.einsum("nohw,oc->nchw", dy, w[:, :, i, j], optimize=True)
+    dw = np.einsum("nohw,nchwij->ocij", dy, windows, optimize=True)
+    return dpadded[:, :, PH : H - PH, PW : W - PW], dw, dy.sum(axis=(0, 2, 3))
+
+
+own_report = check_kernel(my_conv2d_forward, my_conv2d_backward, kind="conv2d")
+with minires.using(conv2d=(my_conv2d_forward, my_conv2d_backward)):
+    own_losses, _ = train_in_parts("group norm", mixed=True)
+own_gap = np.abs(np.subtract(own_losses, right_losses)).max()
+print(f"your convolution passes: {own_report.ok}; {STEPS} losses, at most {own_gap:.0e} from those of the shipped one")
+
+# %% [markdown]
 # ## Hand it on: an exercise for a course
 #
 # `minires exercise new` prints a whole example to start from: solution, definition in loops, trials, three hints,
@@ -676,6 +697,7 @@ assert change["batch norm"][0] > 2 * change["batch norm"][-1]
 assert accumulation_gap["group norm"] < 1e-10 and accumulation_gap["batch norm"] > 0.05
 assert errors["batch norm", "one class a part"] > 2 * errors["batch norm", "mixed"]
 assert errors["batch norm", "one class a part"] > 2 * errors["group norm", "one class a part"]
+assert own_report.ok and own_gap < 1e-3
 assert ends[0] < 0.5 and ends[1] < 0.5 and right_error < 0.2 and wrong_error < 0.2
 assert "dx is wrong" in checked.stdout and "dgamma is right" in checked.stdout and checked.returncode == 1
 assert "hint 1 of 3" in hinted.stdout and graded.returncode == 0
