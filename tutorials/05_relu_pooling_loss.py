@@ -206,7 +206,7 @@ print(kernels.max_pool2d_backward(np.array([[10.0, 20], [30, 40]])[None, None], 
 negative = -1 - rng.random((1, 1, 4, 4))
 framed, _ = kernels.max_pool2d_forward(negative, kernel_size=3, stride=2, padding=1)
 with_zeros, _ = kernels.max_pool2d_forward(np.pad(negative, ((0, 0), (0, 0), (1, 1), (1, 1))), kernel_size=3, stride=2)
-print(f"largest maximum of negative pixels: padding never wins {framed.max():.2f}, padding with zeros {with_zeros.max():.2f}")
+print(f"maximum of negative pixels: padding left out {framed.max():.2f}, padding with zeros {with_zeros.max():.2f}")
 
 # %% [markdown]
 # ## Average pooling, and the global average

@@ -26,9 +26,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import minires
-from minires import Tensor, debug, nn
+from minires import Tensor, apply, debug, nn
 from minires.data import digits
-from minires.engine.tensor import apply
 from minires.gradcheck import check_function, check_kernel
 from minires.kernels.backend import Array, array_module
 from minires.optim import SGD, CosineAnnealingLR
@@ -375,9 +374,7 @@ def network(norm, seed=0):
 
 
 block_report = check_function(network("group norm").double(), Tensor(rng.standard_normal((2, 1, 8, 8))))
-print(
-    f"gradients of the whole network: {sum(g.ok for g in block_report.gradients)} of {len(block_report.gradients)} pass"
-)
+print(f"the network's gradients: {sum(g.ok for g in block_report.gradients)} of {len(block_report.gradients)} pass")
 
 # %% [markdown]
 # The tools of `minires.debug` know it already, because all they need is what `apply` records (it is in
@@ -388,9 +385,7 @@ model = network("group norm")
 with debug.record() as record:
     F.cross_entropy(model(Tensor(digits().train.images[:16])), digits().train.labels[:16]).backward()
 own_rows = [row for row in record.rows if row.operation == "group_norm"]
-print(
-    f"{len(own_rows)} of {len(record.rows)} recorded operations are group_norm, the first one in {own_rows[0].module}"
-)
+print(f"{len(own_rows)} of {len(record.rows)} operations are group_norm, the first one in {own_rows[0].module}")
 
 blank = np.zeros((1, 4, 3, 3), np.float32)
 blank[0, 2:] = rng.standard_normal((2, 3, 3))
@@ -469,7 +464,7 @@ BY_CLASS = [np.flatnonzero(data.train.labels == c) for c in range(10)]
 
 
 def train_in_parts(norm, mixed, seed=0):
-    """Losses of each step, and the trained model."""
+    """Losses of each step, and the test error afterwards."""
     model = network(norm, seed)
     generator = np.random.default_rng(seed)
     optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -488,15 +483,14 @@ def train_in_parts(norm, mixed, seed=0):
         optimizer.step()
         schedule.step()
         losses.append(total)
-    return losses, model
+    return losses, 1 - evaluate(model, data.test).accuracy
 
 
 curves, errors = {}, {}
 for norm in ("batch norm", "group norm"):
     for mixed in (True, False):
         key = norm, "mixed" if mixed else "one class a part"
-        curves[key], trained = train_in_parts(norm, mixed)
-        errors[key] = 1 - evaluate(trained, data.test).accuracy
+        curves[key], errors[key] = train_in_parts(norm, mixed)
         print(f"{key[0]}, {key[1]:16} loss of the last step {curves[key][-1]:.3f}, test error {errors[key]:.1%}")
 
 # %%
@@ -539,8 +533,7 @@ class WrongGroupNorm(GroupNorm):
 
 LAYERS["wrong dx"] = WrongGroupNorm
 right_losses, right_error = curves["group norm", "mixed"], errors["group norm", "mixed"]
-wrong_losses, trained = train_in_parts("wrong dx", mixed=True)
-wrong_error = 1 - evaluate(trained, data.test).accuracy
+wrong_losses, wrong_error = train_in_parts("wrong dx", mixed=True)
 ends = np.mean(right_losses[-10:]), np.mean(wrong_losses[-10:])
 print(f"right dx: loss {ends[0]:.3f}, test error {right_error:.1%};  wrong dx: loss {ends[1]:.3f}, {wrong_error:.1%}")
 
