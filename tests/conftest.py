@@ -25,6 +25,7 @@ settings.register_profile(
 settings.load_profile("minires")
 
 NOTES = pytest.StashKey[list]()
+LEFT_OUT = pytest.StashKey[int]()
 BEGUN = pytest.StashKey[dict]()
 BEGUN_LESSONS = pytest.StashKey[object]()
 
@@ -35,6 +36,11 @@ def pytest_addoption(parser):
         choices=["cuda"],
         help="run the device tests, and only them, on this machine's GPU (without it: everything, and the device tests "
         "on a stand-in for CuPy that needs no GPU)",
+    )
+    parser.addoption(
+        "--slow",
+        action="store_true",
+        help="run the slow tests, which are left out otherwise: whole trainings, large networks, lessons, CuPy itself",
     )
 
 
@@ -50,13 +56,20 @@ def pytest_configure(config):
 
         torch.set_num_threads(1)
     config.stash[NOTES] = []
+    config.stash[LEFT_OUT] = 0
+    config.addinivalue_line("markers", "slow: left to `pytest --slow`; without it, only what takes a newcomer minutes")
     config.addinivalue_line("markers", "thorough: cases that a slow stand-in for a GPU leaves out")
 
 
 def pytest_collection_modifyitems(config, items):
-    """With --device cuda the device tests alone, on the real CuPy; each says why where there is no GPU."""
+    """The quick tests, or with --slow the others; a test that is named by its own name (file::test) runs anyway.
+
+    With --device cuda the device tests alone, on the real CuPy; each says why where there is no GPU.
+    """
     if config.getoption("--device") is None:
         items.sort(key=is_last)
+        if not any("::" in argument for argument in config.args):
+            choose_tier(config, items)
         return
     others = [item for item in items if not item.path.name.startswith("test_device_")]
     config.hook.pytest_deselected(items=others)
@@ -65,6 +78,16 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if problem is not None:
             item.add_marker(pytest.mark.skip(reason=f"no GPU: {problem}"))
+
+
+def choose_tier(config, items):
+    """Keep the tests of this tier."""
+    slow = config.getoption("--slow")
+    others = [item for item in items if (item.get_closest_marker("slow") is not None) != slow]
+    config.stash[LEFT_OUT] = len(others)
+    config.hook.pytest_deselected(items=others)
+    left = set(others)
+    items[:] = [item for item in items if item not in left]
 
 
 def is_last(item):
@@ -136,6 +159,11 @@ def real_cupy():
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    if config.stash[LEFT_OUT] and not config.getoption("--slow"):
+        terminalreporter.write_line(
+            f"these were the quick tests; `pytest --slow` runs the other {config.stash[LEFT_OUT]}: large networks, whole "
+            "trainings, several workers, the lessons, CuPy itself (about ten minutes)"
+        )
     if TORCH:
         import torch
 

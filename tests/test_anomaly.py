@@ -178,6 +178,7 @@ def test_a_second_backward_after_a_step_is_an_alarm_as_in_pytorch():
     assert "run the forward again" in found(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet20", "resnet50"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_clean_training_is_left_alone(name, dtype):

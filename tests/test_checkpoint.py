@@ -635,6 +635,7 @@ published = pytest.mark.skipif(not (DATA / "resnet20-12fca82f.th").exists(), rea
 PUBLISHED = {"resnet20": ("resnet20-12fca82f.th", 804), "resnet56": ("resnet56-4bfd9763.th", 825)}
 
 
+@pytest.mark.slow
 @published
 @pytest.mark.parametrize(
     "name, dtype, tolerance, count",

@@ -35,6 +35,7 @@ def same(a, b):
     return all(np.array_equal(a[0][name], b[0][name]) for name in a[0]) and a[1] == b[1] and a[3] == b[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", ["resnet20", "resnet50"])
 def test_two_that_are_the_same_agree(name, training, capsys):

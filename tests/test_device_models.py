@@ -116,6 +116,7 @@ def leaf(*shape):
     return Tensor(np.random.default_rng(16).standard_normal(shape), requires_grad=True, device="cuda")
 
 
+@pytest.mark.slow
 @pytest.mark.thorough
 def test_gradcheck():
     assert gradcheck(lambda x, w: F.conv2d(x, w, padding=1), (leaf(1, 2, 3, 3), leaf(2, 2, 2, 2)))

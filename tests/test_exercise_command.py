@@ -114,6 +114,7 @@ MISBEHAVING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISBEHAVING)
 def test_a_misbehaving_file_is_survived(name, folder):
     code, stage, cause, words = MISBEHAVING[name]
@@ -163,6 +164,7 @@ def test_neighbours_called_like_pythons_modules_do_no_harm(folder):
     assert result.passed, (result.stages, result.printed)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX's")
 def test_what_a_file_started_ends_with_it(folder):
     code = "    import subprocess, sys\n    subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
@@ -198,6 +200,7 @@ def pytest_run(folder, *arguments):
     return subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_stages_as_tests_of_pytest(folder):
     wrong = SOLVED.replace(BACKWARD, "    return -dy * (cache.y > 0)")
     (folder / "relu.py").write_text(wrong + "print('hello')\n")
@@ -209,6 +212,7 @@ def test_the_stages_as_tests_of_pytest(folder):
     assert "did you mean 'relu'?" in pytest_run(folder, "--exercise", "reluu", "good.py").stderr
 
 
+@pytest.mark.slow
 def test_a_course_with_exercises_of_its_own(folder, capsys):
     """What `minires exercise new` prints is a course that works as it is."""
     assert cli.main("exercise new".split()) == 0
@@ -270,6 +274,7 @@ def test_printed_commands_work_as_they_are(folder, capsys):
     assert hint == words.replace("check", "hint") and cli.main(shlex.split(hint)[1:]) == 0
 
 
+@pytest.mark.slow
 def test_pytest_wants_a_file_and_an_exercise(folder):
     (folder / "relu.py").write_text(SOLVED.replace(BACKWARD, "    return -dy * (cache.y > 0)"))
     (folder / "test_other.py").write_text("def test_nothing():\n    pass\n")
@@ -312,6 +317,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_cannot_be_loaded(name, folder):
     data, words = FILES[name]

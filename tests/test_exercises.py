@@ -120,6 +120,7 @@ def test_a_blank_fails_with_its_own_error_and_the_shipped_kernel_passes(name, tm
 PLANTED = [(name, i) for name in NAMES for i in range(len(MISTAKES[name]))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, i", PLANTED, ids=[f"{name}-{i + 1}" for name, i in PLANTED])
 def test_a_planted_mistake_is_named(name, i, tmp_path):
     edits, stage, words = MISTAKES[name][i]

@@ -26,6 +26,12 @@ from minires.optim import SGD, MultiStepLR
 GOLDEN = np.load(Path(__file__).parent / "reference" / "families.npz")
 
 
+#: Quick: the small networks in full; the large ones are thin there (test_float32).
+QUICK = {"resnet20", "resnet20 option B", "plain20", "preact_resnet20"}
+BY_TIER = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+TRAINED_BY_TIER = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRAINED]
+
+
 def network_of(name, dtype, **options):
     network = minires_network(name, **options).to(dtype)
     network.load_state_dict(weights({key: value.shape for key, value in network.state_dict().items()}))
@@ -56,7 +62,7 @@ def compare_fingerprints(results, key, names_key, tolerance):
         assert abs(found - expected).max() <= tolerance * size, f"{name}: {abs(found - expected).max() / size:.2g}"
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", BY_TIER)
 def test_float64(name):
     """Logits in evaluation and training, the gradient of everything, every running statistic: PyTorch's to 1e-10, and
     those of the textbook's kernels to 1e-12."""
@@ -111,7 +117,7 @@ def trained(name):
     return {"loss": np.asarray(loss.item()), **{k: v.numpy() for k, v in network.state_dict().items()}}
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", TRAINED_BY_TIER)
 def test_twenty_steps(name):
     """After twenty steps every parameter is PyTorch's to 1e-8, and that of the textbook's kernels to 1e-12."""
     results = trained(name)

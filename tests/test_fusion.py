@@ -35,7 +35,9 @@ def norms(model):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-5), (np.float64, 1e-12)])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [name if name.endswith("20") else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
 def test_every_family_gives_the_same_outputs(name, dtype, tolerance):
     model = used(minires_network(name, generator=np.random.default_rng(5))).to(dtype=dtype).eval()
     x = np.random.default_rng(1).standard_normal((2, *FAMILIES[name].image[1:])).astype(dtype)

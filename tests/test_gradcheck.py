@@ -14,6 +14,7 @@ from minires.gradcheck.kinds import apart
 from minires.gradcheck.numeric import jacobian
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_right_kernels_never_fail(kind):
     slow = kind in ("conv2d", "batch_norm", "max_pool2d", "avg_pool2d")  # a tenth of a second each, and more
@@ -337,6 +338,7 @@ def test_functions_of_tensors():
     assert check_function(F.relu, Tensor(np.array([0.0, 1.0, -1.0]), requires_grad=True)).ok
 
 
+@pytest.mark.slow
 def test_a_whole_model_and_its_parameters():
     model = minires.create_model("resnet8", generator=np.random.default_rng(0)).double()
     before = {name: buffer.numpy().copy() for name, buffer in model.named_buffers()}

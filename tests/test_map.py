@@ -315,6 +315,7 @@ def test_the_guide_makes_gelu(copied):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_the_tests_ask_for_the_rows_that_the_guide_names_and_then_pass(copied, tmp_path):
     """First each table of the tests misses its row; then all is there, golden numbers too where PyTorch wrote them."""
     options = ("-m", "pytest", "-q", "-p", "no:cacheprovider")

@@ -180,6 +180,7 @@ def test_an_epoch_is_one_of_minires_and_lowers_the_loss(microres, monkeypatch, c
 LINE = r"epoch +(\d+)  last loss \d\.\d{4}  test accuracy (\d+\.\d\d)% \(\d+/360\)"
 
 
+@pytest.mark.slow
 def test_it_runs_from_any_folder_and_reads_digits(tmp_path):
     """As the table of contents says, which shows it first."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ""}

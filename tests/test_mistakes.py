@@ -38,6 +38,7 @@ def test_the_zoo_is_large():
     assert set().union(*(m.codes for m in SINGLES + DOUBLES)) == set(SENTENCES)  # each name is given at least once
 
 
+@pytest.mark.slow
 def test_every_mistake_is_detected(reports):
     missed = [name for name, report in reports.items() if report.ok]
     assert not missed

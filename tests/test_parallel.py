@@ -32,6 +32,7 @@ PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH",
 MPIEXEC = shutil.which("mpiexec", path=PATH)
 MISSING = None if MPIEXEC and importlib.util.find_spec("mpi4py") else 'no mpi4py or no mpiexec: pip install ".[mpi]"'
 LIMIT = 120  # seconds
+pytestmark = pytest.mark.slow
 
 needs_mpi = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 

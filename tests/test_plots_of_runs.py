@@ -24,6 +24,7 @@ def drawn(monkeypatch):
     return figures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_titles_are_text(tmp_path, drawn, name):
     plot_curves([LINE], tmp_path / "curves.png", title=name)

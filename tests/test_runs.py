@@ -68,6 +68,7 @@ class Cut(Exception):
     """The power goes."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -36,6 +36,7 @@ def command(*arguments):
     return [sys.executable, "-m", "minires", *arguments]
 
 
+@pytest.mark.slow
 def test_the_main_job(folder):
     """`minires train` as a user types it: accuracy, time, files, and what it prints."""
     start = time.perf_counter()
@@ -252,6 +253,7 @@ def test_a_checkpoint_is_never_written_of_weights_that_are_not_finite(tmp_path):
     progress.check_weights()
 
 
+@pytest.mark.slow
 def test_a_test_loss_that_is_not_finite_names_the_layer_too(folder, capsys):
     """Each batch is normalised by itself in training; the running statistics overflow."""
     assert cli.main("train --lr 10 --epochs 2 --out mine".split()) == 2

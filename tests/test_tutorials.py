@@ -21,6 +21,9 @@ from PIL import Image
 NAMES = [lesson.stem for lesson in LESSONS]
 CELLS = {lesson.stem: cells_of(lesson.read_text()) for lesson in LESSONS}
 each = pytest.mark.parametrize("lesson", LESSONS, ids=NAMES)
+#: For what runs a lesson: one is quick.
+BY_TIER = [pytest.param(x, marks=() if "chain_rule" in x.stem else pytest.mark.slow) for x in LESSONS]
+runs = pytest.mark.parametrize("lesson", BY_TIER, ids=NAMES)
 #: Lessons that are run as notebooks too: quick ones, one that only computes and one that trains.
 NOTEBOOKS = ["01_chain_rule", "04_batch_norm"]
 
@@ -50,7 +53,7 @@ def test_every_script_is_a_lesson_or_the_whole_on_one_page():
     assert scripts == {lesson.name for lesson in LESSONS} | {"microres.py"}  # that one: test_microres.py
 
 
-@each
+@runs
 def test_a_lesson_runs(begun_lessons, lesson):
     run = begun_lessons.result(lesson)
     assert run.status == 0, run.printed + run.errors
@@ -84,7 +87,7 @@ def test_it_is_cells_that_ask_and_assert(lesson):
             compile(cell.text, lesson.name, "exec")
 
 
-@each
+@runs
 def test_its_numbers_are_its_own(begun_lessons, lesson):
     """A number in the prose is in the code, asserted say, or is printed."""
     printed = begun_lessons.result(lesson).printed
@@ -157,6 +160,7 @@ def test_a_number_without_ground_is_found():
     assert lessons.unfounded_numbers(cells, "there were 41\n") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_lesson_is_a_notebook_too(tmp_path, name):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
