@@ -103,7 +103,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *ROOMS, *SHORT])
+    return sorted({*__all__, *ROOMS, *SHORT, "__version__"})
 
 
 class ShortNames:

@@ -161,8 +161,8 @@ def real_cupy():
 def pytest_terminal_summary(terminalreporter, config):
     if config.stash[LEFT_OUT] and not config.getoption("--slow"):
         terminalreporter.write_line(
-            f"these were the quick tests; `pytest --slow` runs the other {config.stash[LEFT_OUT]}: large networks, whole "
-            "trainings, several workers, the lessons, CuPy itself (about ten minutes)"
+            f"these were the quick tests; `pytest --slow` runs the other {config.stash[LEFT_OUT]}: large networks, "
+            "whole trainings, several workers, the lessons, CuPy itself (about ten minutes)"
         )
     if TORCH:
         import torch

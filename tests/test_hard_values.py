@@ -146,7 +146,7 @@ def test_a_failed_backward_leaves_no_gradient():
 def test_a_gradient_of_another_shape_is_found(wrong):
     x = Tensor([1.0, 2.0], requires_grad=True)
     y = minires.apply(minires.kernels.exp_forward, lambda dy, cache: wrong(dy), x)
-    with pytest.raises(RuntimeError, match="_backward gave"):
+    with pytest.raises(RuntimeError, match="gave|returned a list"):
         y.backward([1.0, 1.0])
 
 

@@ -213,3 +213,91 @@ def test_a_pair_with_a_half_of_ones_own_runs_as_it_is():
     x, w = images(2, 3, 5, 4), images(4, 3, 3, 3)
     minires.apply(kernels.conv2d_forward, backward, x, w).sum().backward()
     assert seen == ["minires.kernels.convolution"]
+
+
+class Students:
+    """Kernels as methods, and one that is called itself."""
+
+    def forward(self, x, w, b=None, **options):
+        return kernels.conv2d_forward(x, w, b, **options)
+
+    def backward(self, dy, cache):
+        return kernels.conv2d_backward(dy, cache)
+
+    def __call__(self, dy, cache):
+        return kernels.conv2d_backward(dy, cache)
+
+
+def test_methods_lambdas_and_objects_are_functions_too():
+    students = Students()
+    for pair in (
+        (students.forward, students.backward),
+        (students.forward, students),
+        (lambda x, w, b=None, **options: kernels.conv2d_forward(x, w, b, **options), lambda d, c: students(d, c)),
+    ):
+        x, w = images(2, 3, 5, 4), images(4, 3, 3, 3)
+        with minires.using(conv2d=pair):
+            y = F.conv2d(x, w)
+        y.sum().backward()
+        assert y.node.operation == "conv2d" and y.node.backward is pair[1], "the operation keeps its name"
+        assert_close(w.grad.numpy(), kernels.conv2d_backward(np.ones(y.shape), y_cache(x, w))[1], 1e-12)
+
+
+def y_cache(x, w):
+    return kernels.conv2d_forward(x.detach().numpy(), w.detach().numpy())[1]
+
+
+@pytest.mark.parametrize(
+    "result, came",
+    [
+        (lambda y: y, "it returned ndarray"),  # with two images it would unpack into them
+        (lambda y: None, "it returned NoneType"),
+        (lambda y: (3.0, y), r"it returned \(float, ndarray\)"),
+        (lambda y: (y, None, None), r"it returned \(ndarray, NoneType, NoneType\)"),
+    ],
+)
+def test_a_forward_returns_y_and_cache(result, came):
+    def forward(x, w, b, **options):
+        return result(kernels.conv2d_forward(x, w, b, **options)[0])
+
+    with minires.using(conv2d=(forward, kernels.conv2d_backward)):
+        with pytest.raises(TypeError, match=f"forward must return y, cache, the first an array: {came}") as caught:
+            F.conv2d(images(2, 3, 5, 4), images(4, 3, 3, 3))
+    assert any(
+        "in the forward of conv2d of" in note
+        for note in getattr(caught.value, "__notes__", ["in the forward of conv2d of"])
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (lambda dx, dw, db: [dx, dw, db], "returned a list: gradients come as a tuple"),
+        (lambda dx, dw, db: None, "gave 1 gradients for 3 inputs: is a return missing"),
+        (
+            lambda dx, dw, db: (Tensor(dx), dw, db),
+            "gave a minires.engine.tensor.Tensor as gradient 0, expected an array",
+        ),
+        (lambda dx, dw, db: (dx, dw.astype(int), db), "gave gradient 1 of int64, expected floating-point numbers"),
+    ],
+)
+def test_what_is_no_gradient_is_refused(wrong, message):
+    def backward(dy, cache):
+        return wrong(*kernels.conv2d_backward(dy, cache))
+
+    with minires.using(conv2d=(kernels.conv2d_forward, backward)):
+        y = F.conv2d(images(2, 3, 5, 4), images(4, 3, 3, 3))
+    with pytest.raises(RuntimeError, match=message):
+        y.sum().backward()
+
+
+def test_what_cannot_be_decorated_is_refused():
+    async def later():
+        pass
+
+    with pytest.raises(TypeError, match="a generator or a coroutine: write the with inside it"):
+        minires.textbook()(later)
+    with pytest.raises(TypeError, match=r"textbook\(\) decorates a function, got 3"):
+        minires.textbook()(3)
+    with pytest.raises(TypeError, match=r"name the operations, using\(conv2d=\(forward, backward\)\)"):
+        minires.using({"conv2d": MINE})

@@ -9,8 +9,8 @@ from itertools import zip_longest
 from typing import Any
 
 from minires.engine.convert import in_our_words, make_array, one_device, require_tensors
-from minires.engine.modes import mode, module_path, topological_order
-from minires.kernels.backend import Array, device_of
+from minires.engine.modes import mode, module_path, parameters_of, topological_order
+from minires.kernels.backend import Array, device_of, is_array
 from minires.kernels.fast import FAST
 
 ABSENT = {type(None)}
@@ -36,9 +36,10 @@ def users_line() -> tuple[str, int]:
     return frame.f_code.co_filename, frame.f_lineno
 
 
-def name_of(forward: Callable) -> str:
-    """The operation's name, as ``conv2d``, from its kernel's."""
-    return forward.__name__.removesuffix("_forward")
+def name_of(kernel: Callable) -> str:
+    """The operation's name, as ``conv2d``, from that of its kernel's forward or backward."""
+    name = getattr(kernel, "__name__", type(kernel).__name__)
+    return name.removesuffix("_backward").removesuffix("_forward")
 
 
 # ---- Forward -----------------------------------------------------------------------------------------------------
@@ -70,7 +71,7 @@ def prepare(forward: Callable, backward: Callable, inputs: Sequence, options: di
 def check_inputs(forward: Callable, inputs: Sequence) -> None:
     """Errors: TypeError for what is no Tensor; ValueError for Tensors on two devices."""
     require_tensors(name_of(forward), *inputs)
-    names = forward.__code__.co_varnames[: forward.__code__.co_argcount]
+    names = parameters_of(forward)[0]
     named = [(n or f"tensor {i}", x) for i, (n, x) in enumerate(zip_longest(names, inputs)) if x is not None]
     if len({x.device for _, x in named}) > 1:
         raise ValueError(one_device(name_of(forward), ", ".join(f"{n} {x.shape} on {x.device}" for n, x in named)))
@@ -85,17 +86,29 @@ def fit_options(shipped: Callable, forward: Callable, options: dict) -> None:
 
     Errors: TypeError for an option that it does not take and that is asked for.
     """
-    code = forward.__code__
-    taken = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    takes_all = code.co_flags & 0x08  # it has **options: a hint has to be named all the same
+    _, taken, takes_all = parameters_of(forward)  # whoever takes all has to name a hint all the same
     for name in [name for name in options if name not in taken and (name in HINTS or not takes_all)]:
         default = (shipped.__kwdefaults__ or {}).get(name)
         if name not in HINTS and options[name] != default and options[name] != (default, default):
+            own = getattr(forward, "__name__", forward)
             raise TypeError(
-                f"{name_of(shipped)}: your {forward.__name__} has no option {name}, and {name}={options[name]!r} is "
-                f"asked for (a kernel may leave out an option that stays at its default, {default!r})"
+                f"{name_of(shipped)}: your {own} has no option {name}, and {name}={options[name]!r} is asked for "
+                f"(a kernel may leave out an option that stays at its default, {default!r})"
             )
         del options[name]
+
+
+def returned(result: Any, forward: Callable) -> tuple[Array, Any]:
+    """What a forward returned, y and cache.
+
+    Errors: TypeError for anything else.
+    """
+    if not isinstance(result, tuple) or len(result) != 2 or not is_array(result[0]):
+        came = f"({', '.join(type(one).__name__ for one in result)})" if isinstance(result, tuple) else result
+        came = came if isinstance(came, str) else type(came).__name__
+        name = getattr(forward, "__name__", type(forward).__name__)
+        raise TypeError(f"{name} must return y, cache, the first an array: it returned {came}")
+    return result
 
 
 def recorded(inputs: Sequence, result: Any) -> tuple:
@@ -180,6 +193,8 @@ def checked(node: Any, grads: Any) -> list[tuple[Any, Array]]:
     tensor = None if node.retained is None else node.retained()
     if tensor is not None:
         accumulate(tensor, node.grad)
+    if isinstance(grads, list):
+        raise RuntimeError(f"{named(node)} returned a list: gradients come as a tuple, ``return dx, dw, db``")
     if not isinstance(grads, tuple):
         grads = (grads,)
     parents, pairs = node.parents, []
@@ -192,8 +207,8 @@ def checked(node: Any, grads: Any) -> list[tuple[Any, Array]]:
             array = getattr(parent, "array", None)  # of a leaf
             if getattr(grad, "shape", None) != (parent.shape if array is None else array.shape):
                 refuse_shape(node, i, grad)
-            if array is not None and type(grad) is not type(array):
-                refuse_device(node, i, grad)
+            if (array is not None and type(grad) is not type(array)) or grad.dtype.kind != "f":
+                refuse_kind(node, i, grad)
             pairs.append((parent, grad))
     return pairs
 
@@ -213,6 +228,11 @@ def done(node: Any, retain_graph: bool) -> None:
         node.cache = FREED
 
 
+def named(node: Any) -> str:
+    """What a node's backward is called."""
+    return getattr(node.backward, "__name__", type(node.backward).__name__)
+
+
 def refuse_number(node: Any, grads: tuple) -> None:
     """Errors: RuntimeError for a gradient that no input waits for, or an input without one.
 
@@ -221,7 +241,8 @@ def refuse_number(node: Any, grads: tuple) -> None:
     given, wanted = len(grads), len(node.parents)
     left_out = grads[wanted:] if given > wanted else node.parents[given:]
     if set(map(type, left_out)) - ABSENT:
-        raise RuntimeError(f"{node.operation}_backward gave {given} gradients for {wanted} inputs")
+        hint = ": is a return missing?" if given == 1 and grads[0] is None else ""
+        raise RuntimeError(f"{named(node)} gave {given} gradients for {wanted} inputs{hint}")
 
 
 def refuse_shape(node: Any, i: int, grad: Any) -> None:
@@ -229,17 +250,22 @@ def refuse_shape(node: Any, i: int, grad: Any) -> None:
     shape = node.parents[i].shape
     if grad is None:
         came = f"None as gradient {i}, expected one of shape {shape}: is a return missing?"
-        raise RuntimeError(f"{node.operation}_backward gave {came} (zeros, where the result does not depend on it)")
+        raise RuntimeError(f"{named(node)} gave {came} (zeros, where the result does not depend on it)")
     came = getattr(grad, "shape", type(grad).__name__)
-    raise RuntimeError(f"{node.operation}_backward gave gradient {i} of shape {came}, expected {shape}")
+    raise RuntimeError(f"{named(node)} gave gradient {i} of shape {came}, expected {shape}")
 
 
-def refuse_device(node: Any, i: int, grad: Any) -> None:
-    """Errors: RuntimeError for a gradient that does not lie where input i does."""
-    here, there = device_of(grad), node.parents[i].device
+def refuse_kind(node: Any, i: int, grad: Any) -> None:
+    """Errors: RuntimeError for what is no array of floating-point numbers, or does not lie where input i does."""
+    if not is_array(grad):
+        came = f"{type(grad).__module__}.{type(grad).__name__}".removeprefix("builtins.")
+        raise RuntimeError(f"{named(node)} gave a {came} as gradient {i}, expected an array")
+    if grad.dtype.kind != "f":
+        raise RuntimeError(f"{named(node)} gave gradient {i} of {grad.dtype}, expected floating-point numbers")
+    here, there = device_of(grad), "cpu" if hasattr(node.parents[i], "operation") else node.parents[i].device
     if here != there:
         came = f"on {here}, expected {there}: take xp from dy, array_module(dy)"
-        raise RuntimeError(f"{node.operation}_backward gave gradient {i} {came}")
+        raise RuntimeError(f"{named(node)} gave gradient {i} {came}")
 
 
 def failed(error: BaseException, node: Any, last: Any) -> BaseException:

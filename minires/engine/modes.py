@@ -12,7 +12,8 @@ from minires import kernels
 from minires.engine.convert import lookup
 from minires.kernels.fast import FAST
 
-CO_GENERATOR = 0x20  # inspect.CO_GENERATOR, without importing inspect
+#: inspect's CO_GENERATOR, CO_COROUTINE and CO_ASYNC_GENERATOR, without importing it: these run after the call.
+LATER = 0x20 | 0x80 | 0x200
 
 
 class Watcher:
@@ -37,7 +38,8 @@ class Mode(threading.local):
     def __init__(self) -> None:
         self.recording = True  # whether a Node is hung on each result
         # the pairs (forward, backward) that run in place of a textbook's, by the textbook's pair
-        self.kernels = {} if os.environ.get("MINIRES_TEXTBOOK", "0") not in ("", "0") else FAST
+        textbook = os.environ.get("MINIRES_TEXTBOOK", "").lower() not in ("", "0", "false", "no", "off")
+        self.kernels = {} if textbook else FAST
         self.modules: list[Any] = []  # the modules that are being called, the outermost first
         self.watchers: tuple[Watcher, ...] = ()
 
@@ -70,8 +72,11 @@ class Switch:
         setattr(mode, self.field, self.before.pop())
 
     def __call__(self, function: Callable) -> Callable:
-        if function.__code__.co_flags & CO_GENERATOR:
-            raise TypeError(f"{type(self).__name__} cannot decorate a generator: write the with inside it")
+        name = type(self).__name__
+        if not callable(function):
+            raise TypeError(f"{name}() decorates a function, got {function!r}")
+        if getattr(getattr(function, "__code__", None), "co_flags", 0) & LATER:
+            raise TypeError(f"{name} cannot decorate a generator or a coroutine: write the with inside it")
 
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -135,27 +140,45 @@ class textbook(Switch):
         return {}
 
 
+@functools.cache
+def parameters_of(function: Callable) -> tuple[tuple[str, ...], frozenset[str], bool]:
+    """The arrays of a kernel's forward by name ("*" for any number), all names that it takes, and whether it takes
+    every option (**options)."""
+    import inspect  # only where a kernel of the reader's own, or a mistake, asks for it
+
+    parameters = inspect.signature(function).parameters.values()
+    arrays = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    arrays += ["*" for p in parameters if p.kind == p.VAR_POSITIONAL]
+    return tuple(arrays), frozenset(p.name for p in parameters), any(p.kind == p.VAR_KEYWORD for p in parameters)
+
+
+def fits(function: Callable, count: int) -> bool:
+    """Whether a function can be called with so many arrays, and options by keyword."""
+    import inspect
+
+    parameters = inspect.signature(function).parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    return len(required) <= count and (count <= len(positional) or any(p.kind == p.VAR_POSITIONAL for p in parameters))
+
+
 def checked_pair(operation: str, pair: Any) -> tuple[Callable, Callable]:
     """The shipped pair that a pair of the reader's own stands for.
 
     Errors: as ``using``.
     """
-    table = {name.removesuffix("_forward"): name for name in kernels.__all__ if name.endswith("_forward")}
+    table = {name.removesuffix("_forward"): name for name in sorted(kernels.__all__) if name.endswith("_forward")}
     shipped = getattr(kernels, lookup(table, operation, "operation"))
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(hasattr(f, "__code__") for f in pair):
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(map(callable, pair)):
         raise TypeError(f"using: {operation} must be a pair of functions (forward, backward), got {pair!r}")
-    forward, backward = pair
-    code, wanted = forward.__code__, shipped.__code__.co_varnames[: shipped.__code__.co_argcount]
-    required = code.co_argcount - len(forward.__defaults__ or ())
-    if required > len(wanted) or (code.co_argcount < len(wanted) and not code.co_flags & 0x04):  # has no *arrays
-        given = ", ".join(code.co_varnames[: code.co_argcount])
+    arrays = [name for name in parameters_of(shipped)[0] if name != "*"]
+    if not fits(pair[0], len(arrays)):
         raise TypeError(
-            f"using: the forward of {operation} gets the arrays ({', '.join(wanted)}), None for one that is left out; "
-            f"{forward.__name__}({given}) does not take them so"
+            f"using: the forward of {operation} gets the arrays ({', '.join(arrays)}), None for one that is left out, "
+            f"and its options by keyword: {pair[0]!r} does not take them so"
         )
-    taken = backward.__code__.co_argcount - len(backward.__defaults__ or ())
-    if taken > 2 or (backward.__code__.co_argcount < 2 and not backward.__code__.co_flags & 0x04):
-        raise TypeError(f"using: the backward of {operation} is called as backward(dy, cache), {backward.__name__} not")
+    if not fits(pair[1], 2):
+        raise TypeError(f"using: the backward of {operation} is called as backward(dy, cache): {pair[1]!r} cannot be")
     return shipped, getattr(kernels, shipped.__name__.removesuffix("forward") + "backward")
 
 
@@ -171,7 +194,11 @@ class using(Switch):
 
     field = "kernels"
 
-    def __init__(self, **pairs: tuple[Callable, Callable]) -> None:
+    def __init__(self, *unnamed: Any, **pairs: tuple[Callable, Callable]) -> None:
+        if unnamed:
+            raise TypeError(
+                "using: name the operations, using(conv2d=(forward, backward)); with brackets as a decorator"
+            )
         self.before: list[Any] = []
         self.pairs = {}
         for operation, pair in pairs.items():

@@ -24,9 +24,11 @@ from minires.engine.armour import (
     explained,
     failed,
     first_gradient,
+    name_of,
     prepare,
     ready,
     recorded,
+    returned,
     users_line,
 )
 from minires.engine.convert import as_tensor, make_array
@@ -41,6 +43,7 @@ class Node:
     """One operation that has run: what its backward needs, and where it was called."""
 
     __slots__ = {
+        "operation": "its name, such as ``conv2d``",
         "backward": "the kernel: gradients = backward(dy, cache)",
         "cache": "what the kernel's forward kept",
         "parents": "of each input: the Node that made it, the leaf Tensor that it is, or None: no gradient is wanted",
@@ -52,15 +55,10 @@ class Node:
         "modules": "that were being called, the outermost first",
     }
 
-    def __init__(self, backward: Callable, cache: Any, parents: tuple[Node | Tensor | None, ...], shape: tuple):
-        self.backward, self.cache, self.parents, self.shape = backward, cache, parents, shape
+    def __init__(self, operation: str, backward: Callable, cache: Any, parents: tuple, shape: tuple[int, ...]):
+        self.operation, self.backward, self.cache, self.parents, self.shape = operation, backward, cache, parents, shape
         self.grad = self.retained = None
         self.number, self.where, self.modules = next(numbers), users_line(), tuple(mode.modules)
-
-    @property
-    def operation(self) -> str:
-        """The operation's name, such as ``conv2d``."""
-        return self.backward.__name__.removesuffix("_backward")
 
     @property
     def module(self) -> str:
@@ -91,14 +89,14 @@ def apply(forward: Callable, backward: Callable, *inputs: Tensor | None, **optio
     Errors: ValueError for inputs on two devices, and whatever the kernel raises.
     """
     try:
-        forward, backward, arrays = prepare(forward, backward, inputs, options)
-        y, cache = forward(*arrays, **options)
+        run, run_back, arrays = prepare(forward, backward, inputs, options)  # the fast pair, or the reader's own
+        y, cache = returned(run(*arrays, **options), run)
     except Exception as error:
         raise explained(error, forward, inputs)  # noqa: B904  # the error itself, with a note
     result = as_tensor(Tensor, y)
     parents = recorded(inputs, result)  # of each input: the Node that made it, the leaf that it is, or None
     if parents:
-        result._requires_grad, result.node = True, Node(backward, cache, parents, result.array.shape)
+        result._requires_grad, result.node = True, Node(name_of(backward), run_back, cache, parents, y.shape)
     for watcher in mode.watchers:
         watcher.after_forward(result, cache, backward, inputs)
     return result
