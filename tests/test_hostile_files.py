@@ -1,14 +1,22 @@
 """Files made to harm whoever reads them: each is refused in a sentence, soon, and in little memory."""
 
+import bz2
+import lzma
+import struct
 import subprocess
 import sys
 import time
+import zlib
 
+import numpy as np
 import pytest
+from datasets import at_most
 from test_checkpoint import TUPLES, integer, tensor_pickle, text, zip_file
 
 import minires
 from minires import CheckpointError
+
+T = tensor_pickle
 
 
 def load_apart(path, seconds=20):
@@ -96,3 +104,93 @@ def test_numbers_as_keys_that_count_or_are_few_are_read(tmp_path):
 def test_dicts_inside_each_other_end_without_a_crash(tmp_path):
     body = ORDERED + b"q\x000" + (b"h\x00" + text("a")) * 100_000 + b"N" + b"\x86\x85\x85R" * 100_000
     refused_apart(tmp_path, zip_file(body, {}), "too deep")
+
+
+# ---- Zips --------------------------------------------------------------------------------------------------------
+
+
+def zip_by_hand(method, packed, size, name=b"a.npy"):
+    """A zip of one entry whose directory says what it likes. Args: method, the number of a compression."""
+    numbers = (method, 0, 0, 0, len(packed), size, len(name))
+    local = struct.pack("<4s2H3H3I2H", b"PK\3\4", 63, 0, *numbers, 0) + name + packed
+    central = struct.pack("<4s3H3H3I5H2I", b"PK\1\2", 63, 63, 0, *numbers, 0, 0, 0, 0, 0, 0) + name
+    return local + central + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(central), len(local), 0)
+
+
+@pytest.mark.parametrize("method", ["bzip2", "lzma"])
+def test_entries_that_unpack_to_more_than_they_say_are_refused(tmp_path, method):
+    """bzip2 and LZMA give out a whole block before anyone counts: 64 MB here, 1 kB in the directory."""
+    zeros = np.lib.format.magic(1, 0) + bytes(64 << 20)
+    if method == "bzip2":
+        content = zip_by_hand(12, bz2.compress(zeros), 1000)
+    else:
+        content = zip_by_hand(14, b"\x09\x04\x05\x00" + lzma.compress(zeros, lzma.FORMAT_ALONE)[:5], 1000)
+    (tmp_path / "a.npz").write_bytes(content)
+    with at_most(4 << 20), pytest.raises(CheckpointError, match="stored or deflated"):
+        minires.load(tmp_path / "a.npz")
+
+
+def overlapping(count, size):
+    """A .pth whose storages lie in each other: each is the rest of the file from its own header on."""
+    entries = b""
+    inner = bytes(size)
+    for i in range(count)[::-1]:
+        header = zip_by_hand(0, inner, len(inner), f"archive/data/{i}".encode())
+        name = f"archive/data/{i}".encode()
+        local = bytearray(header[: 30 + len(name)])
+        struct.pack_into("<I", local, 14, zlib.crc32(inner))
+        inner = bytes(local) + inner
+    sizes, place = [], 0
+    for i in range(count):
+        name = f"archive/data/{i}".encode()
+        head = 30 + len(name)
+        rest = len(inner) - place - head
+        crc = zlib.crc32(inner[place + head :])
+        entries += struct.pack(
+            "<4s3H3H3I5H2I", b"PK\1\2", 63, 63, 0, 0, 0, 0, crc, rest, rest, len(name), *[0] * 5, place
+        )
+        entries += name
+        sizes.append(rest)
+        place += head
+    body = b"](" + b"".join(T("CharStorage", str(i), n, size=(1,)) for i, n in enumerate(sizes)) + b"e"
+    pickled = b"\x80\x02" + body + b"."
+    name = b"archive/data.pkl"
+    numbers = (0, 0, 0, zlib.crc32(pickled), len(pickled), len(pickled), len(name))
+    entries += struct.pack("<4s3H3H3I5H2I", b"PK\1\2", 63, 63, 0, *numbers, *[0] * 5, len(inner)) + name
+    content = inner + struct.pack("<4s2H3H3I2H", b"PK\3\4", 63, 0, *numbers, 0) + name + pickled
+    return (
+        content
+        + entries
+        + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count + 1, count + 1, len(entries), len(content), 0)
+    )
+
+
+def test_entries_that_overlap_are_refused(tmp_path):
+    content = overlapping(40, 1 << 20)
+    (tmp_path / "a.pth").write_bytes(content)
+    with at_most(8 << 20), pytest.raises(CheckpointError, match="overlap"):
+        minires.load(tmp_path / "a.pth")
+
+
+def test_a_limit_on_what_is_unpacked_that_can_be_raised(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", a=np.zeros(40_000_000))
+    with at_most(4 << 20), pytest.raises(CheckpointError, match=r"320,000,128 bytes.*limit=320000128"):
+        minires.load(tmp_path / "a.npz")
+    assert minires.load(tmp_path / "a.npz", limit=320_000_128)["a"].shape == (40_000_000,)
+    with pytest.raises(CheckpointError, match="limit=320000128"):
+        minires.load(tmp_path / "a.npz", limit=320_000_127)
+    np.savez_compressed(tmp_path / "b.npz", a=np.zeros(30_000_000))
+    with at_most(260 << 20):  # once, not twice
+        minires.load(tmp_path / "b.npz")
+
+
+def test_a_limit_on_views_of_the_same_numbers_that_can_be_raised(tmp_path):
+    view = T(numel=250_000, size=(250_000,))
+    body = b"](" + view * 40 + b"e"
+    (tmp_path / "a.pth").write_bytes(zip_file(body, {"0": bytes(1_000_000)}))
+    with at_most(16 << 20), pytest.raises(CheckpointError, match="limit="):
+        minires.load(tmp_path / "a.pth")
+    assert len(minires.load(tmp_path / "a.pth", limit=50_000_000)) == 40
+    for limit in (-1, 1.5, "2", True):
+        with pytest.raises((TypeError, ValueError), match="limit"):
+            minires.load(tmp_path / "a.pth", limit=limit)

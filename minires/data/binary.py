@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from zipfile import ZipFile, ZipInfo
 
 CHUNK = 1 << 20  # bytes asked for at once: memory grows only with what is really there
 DEFLATE = 1032  # times its size: more than this no gzip stream unpacks to
@@ -51,6 +54,27 @@ def opened(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
             raise DataError(f"{os.fspath(path)}: it is cut short") from error
         except (zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
             raise DataError(f"{os.fspath(path)}: it is damaged: {error}") from error
+
+
+def zip_entries(archive: ZipFile) -> list[ZipInfo]:
+    """The entries of a zip, none of which can unpack to more than it says, and no two of which share bytes.
+
+    bzip2 and LZMA give out a whole block before it can be counted, and entries that lie in each other are read again
+    and again. Errors: CheckpointError for such entries.
+    """
+    stored, deflated = 0, 8  # the numbers of a zip's compressions
+    end = 0
+    entries = archive.infolist()
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        if entry.compress_type not in (stored, deflated):
+            raise CheckpointError("a zip of another compression than NumPy's: expected entries stored or deflated")
+        most = entry.compress_size * (1 if entry.compress_type == stored else DEFLATE)
+        if entry.file_size > most:
+            raise CheckpointError("the zip's contents are larger than any compression allows: the file is damaged")
+        if entry.header_offset < end:
+            raise CheckpointError("the zip's entries overlap: the file is damaged, or made to fill memory")
+        end = entry.header_offset + 30 + entry.compress_size  # a header has 30 bytes, and a name
+    return entries
 
 
 def read_bytes(file: Any, count: int) -> bytearray:

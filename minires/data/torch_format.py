@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from minires.data.binary import CheckpointError
+from minires.data.binary import CheckpointError, zip_entries
 from minires.data.pickle_reader import STORAGES, Storage, TensorRecord, unpickle
 from minires.engine.creation import from_numpy
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before 1.6
 PROTOCOL = 1001
+OBJECT = 256  # bytes of a Tensor beside its numbers
 
 
 class Resolver:
@@ -32,7 +33,7 @@ class Resolver:
     """
 
     def __init__(self, room: int):
-        self.room = room
+        self.room = self.left = room
         self.done: dict[int, Any] = {}  # results by the identity of what they came from
 
     def resolve(self, value: Any) -> Any:
@@ -40,11 +41,13 @@ class Resolver:
         if value is None or type(value) in (bool, int, float, str, bytes):
             return value
         if isinstance(value, TensorRecord):
-            array = value.to_array()
-            self.room -= array.nbytes
-            if self.room < 0:
-                raise CheckpointError("its tensors are many times as large as the file: views of the same numbers")
-            return from_numpy(array)
+            self.left -= value.nbytes + OBJECT
+            if self.left < 0:
+                raise CheckpointError(
+                    f"its tensors take more than {self.room:,} bytes and are many times as large as the file: views of "
+                    "the same numbers; if you trust the file, minires.load(path, limit=BYTES) allows more"
+                )
+            return from_numpy(value.to_array())
         if id(value) in self.done:
             return self.done[id(value)]
         if type(value) in (dict, OrderedDict):
@@ -59,14 +62,16 @@ class Resolver:
         return result
 
 
-def read(content: bytes) -> Any:
+def read(content: bytes, limit: int | None = None) -> Any:
     """What a PyTorch file holds.
 
-    Errors: CheckpointError for a damaged or foreign file, and for a pickle that asks for more than a tensor needs.
+    Args: limit, how many bytes its arrays may take; None for 8 times the file's and 1 MiB more.
+    Errors: CheckpointError for a damaged or foreign file, for a pickle that asks for more than a tensor needs, and for
+        arrays that take more than the limit.
     """
     try:
         held = read_zip(content) if content[:4] == b"PK\x03\x04" else read_legacy(content)
-        return Resolver(room=8 * len(content) + 2**20).resolve(held)
+        return Resolver(room=8 * len(content) + 2**20 if limit is None else limit).resolve(held)
     except CheckpointError:
         raise
     except RecursionError as error:
@@ -83,8 +88,8 @@ def read_zip(content: bytes) -> Any:
             names = {name.partition("/")[2]: name for name in archive.namelist()}
             if "data.pkl" not in names:
                 raise CheckpointError("a zip without data.pkl: not a file of weights that PyTorch wrote")
-            for entry in archive.infolist():
-                if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > len(content):
+            for entry in zip_entries(archive):
+                if entry.compress_type != zipfile.ZIP_STORED:
                     raise CheckpointError("a compressed zip: PyTorch stores its numbers as they are")
             if "byteorder" in names and archive.read(names["byteorder"]) != b"little":
                 raise CheckpointError("the numbers are big-endian, which is not read")
