@@ -2,6 +2,7 @@
 
 import bz2
 import lzma
+import os
 import struct
 import subprocess
 import sys
@@ -194,3 +195,32 @@ def test_a_limit_on_views_of_the_same_numbers_that_can_be_raised(tmp_path):
     for limit in (-1, 1.5, "2", True):
         with pytest.raises((TypeError, ValueError), match="limit"):
             minires.load(tmp_path / "a.pth", limit=limit)
+
+
+# ---- What is no regular file -------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither pipes in folders nor /dev")
+@pytest.mark.parametrize("suffix", [".pth", ".npz", ".safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_regular_file_is_refused(tmp_path, suffix, kind):
+    path = tmp_path / f"a{suffix}"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    code = f"""if True:
+        import resource, sys
+        from minires import cli, load
+        from minires.train.run_checkpoint import read_checkpoint
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+        for read in (load, read_checkpoint):
+            try:
+                read({str(path)!r})
+            except ValueError as error:
+                print(error)
+        cli.main(["eval", "--model", "resnet8", "--weights", "no.pth", "--data", {str(path)!r}])"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2 and all(f"{path} is not a file" in line for line in lines), result.stdout + result.stderr
+    assert suffix != ".npz" or "is not a file" in result.stderr, result.stderr

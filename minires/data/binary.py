@@ -6,6 +6,7 @@ The two errors of MiniRes's own are here; everything else that it raises is one 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -27,6 +28,18 @@ class DataError(ValueError):
     """A file of images or labels that cannot be read: damaged, cut short, of another kind or of the wrong size."""
 
 
+def check_regular(path: str | os.PathLike, expected: str, error: type[ValueError] = DataError) -> os.stat_result:
+    """What the system says of a file, which is not opened: a pipe would wait, and a device may have no end.
+
+    Args: expected, what it should be, in words. A folder is left to whoever opens it.
+    Errors: ``error`` for a pipe, a socket or a device; OSError where there is no such file.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise error(f"{os.fspath(path)} is not a file: expected {expected}, not a pipe, a socket or a device")
+    return found
+
+
 @contextmanager
 def opened(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
     """A file for reading, unpacked on the way where it begins as gzip does, and the most bytes that it can hold.
@@ -38,6 +51,7 @@ def opened(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
     import tarfile
     import zlib
 
+    check_regular(path, "a file of images or labels")
     with open(path, "rb") as raw:
         size = os.fstat(raw.fileno()).st_size
         packed = raw.read(2) == b"\x1f\x8b"

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from minires.data.binary import CheckpointError, check_end, fill, zip_entries
+from minires.data.binary import CheckpointError, check_end, check_regular, fill, zip_entries
 from minires.engine.creation import from_numpy
 from minires.engine.tensor import Tensor
 from minires.kernels.backend import to_numpy
@@ -106,6 +106,7 @@ def load(path: str | os.PathLike, limit: int | None = None) -> Any:
     suffix = suffix_of(path)
     if limit is not None and (type(limit) is not int or limit < 0):
         raise ValueError(f"load: limit must be a number of bytes or None, got {limit!r}")
+    check_regular(path, "weights", CheckpointError)
     with open(path, "rb") as file:
         content = file.read()
     try:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minires.data import ArrayDataset, DataLoader, load_data
-from minires.data.binary import CheckpointError, DataError
+from minires.data.binary import CheckpointError, DataError, check_regular
 from minires.data.checkpoint import load, read_npz, state_dict_of
 from minires.data.images import normalize, read_image
 from minires.engine.modes import no_grad
@@ -112,6 +112,7 @@ def evaluation_data(name: str) -> ArrayDataset:
             raise
         except ValueError as error:
             raise ValueError(f"{error} (or a .npz file)") from error
+    check_regular(name, "images and labels")
     with open(name, "rb") as file:
         content = file.read()
     try:
