@@ -197,6 +197,23 @@ def test_a_limit_on_views_of_the_same_numbers_that_can_be_raised(tmp_path):
             minires.load(tmp_path / "a.pth", limit=limit)
 
 
+# ---- safetensors -------------------------------------------------------------------------------------------------
+
+
+def safetensors(header, numbers=b""):
+    return struct.pack("<Q", len(header)) + header + numbers
+
+
+def test_a_safetensors_header_larger_than_any_network_needs_is_refused(tmp_path):
+    entries = [f'"{i:0200}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for i in range(45_000)]
+    header = ("{" + ",".join(entries) + "}").encode()
+    error = in_seconds(2, safetensors(header), tmp_path, "a.safetensors")
+    assert isinstance(error, CheckpointError) and f"{len(header):,} bytes" in str(error) and "10,000,000" in str(error)
+    with pytest.raises(TypeError, match="10,000,000"):
+        minires.save(tmp_path / "b.safetensors", {f"{i:02000}": np.zeros(0, np.float32) for i in range(5_000)})
+    assert not (tmp_path / "b.safetensors").exists()
+
+
 # ---- What is no regular file -------------------------------------------------------------------------------------
 
 
