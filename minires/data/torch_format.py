@@ -88,6 +88,11 @@ def read_zip(content: bytes) -> Any:
             names = {name.partition("/")[2]: name for name in archive.namelist()}
             if "data.pkl" not in names:
                 raise CheckpointError("a zip without data.pkl: not a file of weights that PyTorch wrote")
+            if "constants.pkl" in names or any(name.startswith("code/") for name in names):
+                raise CheckpointError(
+                    "a TorchScript archive, which is a program with its weights: expected weights alone; in PyTorch, "
+                    'torch.save(torch.jit.load(path).state_dict(), "weights.pth") writes them'
+                )
             for entry in zip_entries(archive):
                 if entry.compress_type != zipfile.ZIP_STORED:
                     raise CheckpointError("a compressed zip: PyTorch stores its numbers as they are")
