@@ -1,18 +1,20 @@
 """Files made to harm whoever reads them: each is refused in a sentence, soon, and in little memory."""
 
 import bz2
+import io
 import lzma
 import os
 import struct
 import subprocess
 import sys
 import time
+import zipfile
 import zlib
 
 import numpy as np
 import pytest
 from datasets import at_most
-from test_checkpoint import TUPLES, integer, tensor_pickle, text, zip_file
+from test_checkpoint import FOUR, TUPLES, entry, integer, tensor_pickle, text, zip_file
 
 import minires
 from minires import CheckpointError
@@ -241,3 +243,55 @@ def test_what_is_no_regular_file_is_refused(tmp_path, suffix, kind):
     lines = result.stdout.splitlines()
     assert len(lines) == 2 and all(f"{path} is not a file" in line for line in lines), result.stdout + result.stderr
     assert suffix != ".npz" or "is not a file" in result.stderr, result.stderr
+
+
+# ---- PyTorch's files that are read as they are meant -------------------------------------------------------------
+
+
+def view(metadata=b"", **options):
+    """A tensor with a seventh argument, in which PyTorch notes lazy changes of sign."""
+    return tensor_pickle(**options)[: -len(b"tR")] + metadata + b"tR"
+
+
+def test_a_tensor_that_is_to_be_negated_is(tmp_path):
+    for flag, expected in ((b"\x88", [-1, -2, -3, -4]), (b"\x89", [1, 2, 3, 4])):
+        (tmp_path / "a.pth").write_bytes(zip_file(view(entry("neg", flag)), {"0": FOUR}))
+        assert minires.load(tmp_path / "a.pth").tolist() == expected
+    (tmp_path / "a.pth").write_bytes(zip_file(view(entry("conj", b"\x88")), {"0": FOUR}))
+    with pytest.raises(CheckpointError, match="complex"):
+        minires.load(tmp_path / "a.pth")
+    (tmp_path / "a.pth").write_bytes(zip_file(tensor_pickle("ComplexFloatStorage"), {"0": FOUR}))
+    with pytest.raises(CheckpointError, match=r"complex.*view_as_real"):
+        minires.load(tmp_path / "a.pth")
+
+
+def test_a_tensor_that_repeats_its_numbers_is_read(tmp_path):
+    (tmp_path / "a.pth").write_bytes(zip_file(tensor_pickle(size=(3, 4, 2), stride=(0, 1, 0)), {"0": FOUR}))
+    assert minires.load(tmp_path / "a.pth").tolist() == [[[1, 1], [2, 2], [3, 3], [4, 4]]] * 3
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+def test_lazy_and_expanded_tensors_of_live_torch(tmp_path, new):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    x = torch.arange(6.0).reshape(2, 3)
+    tensors = {
+        "neg": torch._neg_view(x),
+        "bfloat16": torch._neg_view(x.bfloat16()),
+        "expanded": torch.tensor([[1.0], [2.0]]).expand(2, 5),
+        "scalar": torch.tensor(3.0).expand(4, 4),
+    }
+    torch.save(tensors, tmp_path / "a.pth", _use_new_zipfile_serialization=new)
+    loaded = minires.load(tmp_path / "a.pth")
+    for name, tensor in tensors.items():
+        assert loaded[name].tolist() == tensor.float().tolist(), name
+
+
+def test_a_torchscript_archive_is_called_by_its_name(tmp_path):
+    for name in ("constants.pkl", "code/__torch__.py"):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x02}.")
+            archive.writestr(f"archive/{name}", b"def forward(self): pass\n" * 40)
+        (tmp_path / "a.pt").write_bytes(buffer.getvalue())
+        with pytest.raises(CheckpointError, match=r"TorchScript.*torch\.jit\.load\(.*\)\.state_dict\(\)"):
+            minires.load(tmp_path / "a.pt")

@@ -41,6 +41,8 @@ CONSTANTS = set(
 #: dict takes a time that grows with the square of how many there are.
 NUMBERED_KEYS = 20_000
 
+COMPLEX = "the file holds complex numbers, which no network here takes: in PyTorch, save torch.view_as_real(tensor)"
+
 NOTHING = object()  # where nothing was put aside yet
 
 
@@ -82,6 +84,7 @@ class TensorRecord(NamedTuple):
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
+    negated: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -92,14 +95,14 @@ class TensorRecord(NamedTuple):
     def to_array(self) -> np.ndarray:
         """A copy of the view as an array.
 
-        Errors: CheckpointError where the view reaches outside its storage, or repeats numbers.
+        Errors: CheckpointError where the view reaches outside its storage.
         """
         array = self.storage.array
         if array is None:
             raise CheckpointError("a tensor's numbers are not in the file")
         count = math.prod(self.size)
         last = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
-        if count > array.size or (count > 0 and last >= array.size):
+        if count > 0 and last >= array.size:
             raise CheckpointError(f"a tensor of size {self.size} reaches outside its storage of {array.size} numbers")
         if count == 0:
             view = np.zeros(self.size, array.dtype)
@@ -107,18 +110,32 @@ class TensorRecord(NamedTuple):
             steps = tuple(s * array.itemsize for s in self.stride)
             view = np.lib.stride_tricks.as_strided(array[self.offset :], self.size, steps, writeable=False)
         if self.storage.kind == "BFloat16Storage":  # the upper half of a float32
-            return np.asarray(view.astype(np.uint32) << 16).view(np.float32)
-        return np.array(view, order="C")
+            values = np.asarray(view.astype(np.uint32) << 16).view(np.float32)
+        else:
+            values = np.array(view, order="C")
+        if self.negated:
+            np.negative(values, out=values)
+        return values
 
 
-def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *unused: Any) -> TensorRecord:
-    """In place of torch._utils._rebuild_tensor_v2. Errors: CheckpointError for a description of no tensor."""
+def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> TensorRecord:
+    """In place of torch._utils._rebuild_tensor_v2.
+
+    Args: rest, requires_grad and hooks, which are not used, and in newer files a dict of what is still to be done to
+        the numbers: "neg", turn their signs; "conj", those of their imaginary parts.
+    Errors: CheckpointError for a description of no tensor, or of a complex one.
+    """
     if not isinstance(storage, Storage) or type(size) is not tuple or type(stride) is not tuple:
         raise CheckpointError("a tensor's description is not what PyTorch writes")
     whole = (offset, *size, *stride)
     if len(size) != len(stride) or len(size) > 64 or not all(type(n) is int and 0 <= n < 2**63 for n in whole):
         raise CheckpointError("a tensor's size, stride or offset is no size of an array")
-    return TensorRecord(storage, offset, size, stride)
+    flags = rest[2] if len(rest) > 2 and rest[2] is not None else {}
+    if type(flags) not in (dict, OrderedDict):
+        raise CheckpointError("a tensor's description is not what PyTorch writes")
+    if flags.get("conj"):
+        raise CheckpointError(COMPLEX)
+    return TensorRecord(storage, offset, size, stride, bool(flags.get("neg")) and storage.kind != "BoolStorage")
 
 
 ALLOWED: dict[tuple[str, str], StorageKind | Function] = {
@@ -135,6 +152,8 @@ def allowed(module: Any, name: Any) -> StorageKind | Function:
     """What stands in for a name of a pickle. Errors: CheckpointError for a name that no tensor needs."""
     if type(module) is not str or type(name) is not str:
         raise CheckpointError("the file asks for a name that is no text: it is damaged")
+    if module == "torch" and name in ("ComplexFloatStorage", "ComplexDoubleStorage"):
+        raise CheckpointError(COMPLEX)
     try:
         return ALLOWED[module, name]
     except KeyError:
