@@ -18,6 +18,7 @@ from test_checkpoint import FOUR, TUPLES, entry, integer, tensor_pickle, text, z
 
 import minires
 from minires import CheckpointError
+from minires.train.prediction import load_model
 
 T = tensor_pickle
 
@@ -295,3 +296,21 @@ def test_a_torchscript_archive_is_called_by_its_name(tmp_path):
         (tmp_path / "a.pt").write_bytes(buffer.getvalue())
         with pytest.raises(CheckpointError, match=r"TorchScript.*torch\.jit\.load\(.*\)\.state_dict\(\)"):
             minires.load(tmp_path / "a.pt")
+
+
+# ---- Networks of a size that a file names ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, shape", [("fc.weight", [40_000_000, 0]), ("conv1.weight", [0, 40_000_000, 3, 3])])
+def test_an_empty_array_does_not_say_how_large_a_network_is(tmp_path, name, shape):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(safetensors(f'{{"{name}":{{"dtype":"F32","shape":{shape},"data_offsets":[0,0]}}}}'.encode()))
+    with at_most(64 << 20), pytest.raises(CheckpointError, match=rf"{path.name}.*{name}.*40000000"):
+        load_model("resnet8", path)
+
+
+def test_an_array_of_another_width_does_not_say_how_large_a_network_is(tmp_path):
+    minires.save(tmp_path / "a.npz", {"fc.weight": np.zeros((1_000_000, 1), np.float32)})
+    message = r"fc.weight: expected shape \(10, 64\), got \(1000000, 1\)"
+    with at_most(64 << 20), pytest.raises(RuntimeError, match=message):
+        load_model("resnet8", tmp_path / "a.npz")

@@ -48,12 +48,22 @@ def load_model(
 ) -> Module:
     """A network with weights from a file, in evaluation mode; its channels and classes are those of the file.
 
-    Errors: ValueError for an unknown model or a file that is no weights; RuntimeError for weights that do not fit.
+    Errors: ValueError for an unknown model or a file that is no weights (CheckpointError); RuntimeError for weights
+        that do not fit.
     """
+    entry = model_entry(name)
     state = translate(state_dict_of(load(weights)), {}, rename or {})
-    if "fc.weight" in state and state["fc.weight"].ndim == 2:
+    for layer in ("conv1.weight", "fc.weight"):
+        if layer in state and state[layer].numel() == 0:
+            raise CheckpointError(
+                f"{os.fspath(weights)}: {layer} has shape {state[layer].shape}, which holds no number: "
+                f"expected the weights of a {name}"
+            )
+    # A size is the file's where the other sizes are the network's: the network is then not much larger than the file.
+    widths = entry.widths(options.get("width"))
+    if "fc.weight" in state and state["fc.weight"].shape[1:] == (widths[-1] * entry.block.expansion,):
         options.setdefault("num_classes", state["fc.weight"].shape[0])
-    if "conv1.weight" in state and state["conv1.weight"].ndim == 4:
+    if "conv1.weight" in state and state["conv1.weight"].ndim == 4 and state["conv1.weight"].shape[0] == widths[0]:
         options.setdefault("in_channels", state["conv1.weight"].shape[1])
         options.setdefault("stem", "imagenet" if state["conv1.weight"].shape[2] == 7 else "cifar")
     model = create_model(name, **options)
