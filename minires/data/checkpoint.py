@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import IO, Any
 
 import numpy as np
@@ -29,15 +31,20 @@ HEADER = 10_000_000
 def write_whole(path: str | os.PathLike, content: bytes, previous: str | os.PathLike | None = None) -> None:
     """Write a file beside its place and move it there when it is complete: what was there is never half gone.
 
+    The new file has the rights of the one before. A link is followed, unless what is there is to be kept.
     Args: previous, where the file that was there goes; None lets it go.
     Errors: OSError where the folder cannot be written, or the disk is full; what was there is still there then.
     """
-    beside = f"{os.fspath(path)}.{os.getpid()}.part"
+    if previous is None and os.path.islink(path):
+        path = os.path.realpath(path)
+    beside = f"{os.fspath(path)}.{os.urandom(8).hex()}.part"  # a name of its own: other threads write too
     try:
-        with open(beside, "wb") as file:
+        with open(beside, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        with suppress(FileNotFoundError, PermissionError):  # a new file; a file system without rights
+            os.chmod(beside, stat.S_IMODE(os.stat(path).st_mode))
         if previous is not None and os.path.exists(path):
             os.replace(path, previous)
         os.replace(beside, path)
