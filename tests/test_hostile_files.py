@@ -2,8 +2,10 @@
 
 import bz2
 import io
+import json
 import lzma
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -14,10 +16,12 @@ import zlib
 import numpy as np
 import pytest
 from datasets import at_most
+from PIL import Image
 from test_checkpoint import FOUR, TUPLES, entry, integer, tensor_pickle, text, zip_file
 
 import minires
-from minires import CheckpointError
+from minires import CheckpointError, cli
+from minires.data.checkpoint import state_dict_of
 from minires.train.prediction import load_model
 
 T = tensor_pickle
@@ -314,3 +318,72 @@ def test_an_array_of_another_width_does_not_say_how_large_a_network_is(tmp_path)
     message = r"fc.weight: expected shape \(10, 64\), got \(1000000, 1\)"
     with at_most(64 << 20), pytest.raises(RuntimeError, match=message):
         load_model("resnet8", tmp_path / "a.npz")
+
+
+# ---- What reaches the terminal -----------------------------------------------------------------------------------
+
+CODES = "\x1b[2J\x1b]0;owned\x07\u202e\r"  # clear the screen, name the window, turn the direction, go back
+
+
+def clean(said):
+    return said and all(c.isprintable() or c == "\n" for c in said) and r"\x1b[2j" in said.lower()
+
+
+def test_codes_in_names_are_printed_as_text(tmp_path):
+    model = minires.nn.Linear(2, 2)
+    state = {"weight": np.zeros((2, 2)), f"{CODES}a": np.zeros(1)}
+    for change in (state, {**state, f"{CODES}\n": 1}, {f"{CODES}b": np.zeros(1)}):
+        with pytest.raises(RuntimeError) as refused:
+            model.load_state_dict(change)
+        assert clean(str(refused.value)), repr(str(refused.value))
+    with pytest.raises(RuntimeError) as refused:
+        model.load_state_dict({f"{CODES}.weight": np.zeros(1), "b.weight": np.zeros(1)}, rename={CODES: "b"})
+    assert "both called b.weight" in str(refused.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names of files")
+def test_codes_in_files_and_their_names_are_printed_as_text(tmp_path, capsys, monkeypatch):
+    path = tmp_path / f"{CODES}.pth"
+    for body in (b"c" + CODES.encode() + b"\nx\n", entry(CODES, integer(1)), tensor_pickle(key=CODES)):
+        path.write_bytes(zip_file(body, {}))
+        with pytest.raises(CheckpointError) as refused:
+            state_dict_of(minires.load(path))
+        assert clean(str(refused.value)), repr(str(refused.value))
+    for name in ("missing", path.name):
+        assert cli.main(["predict", "--model", "resnet8", "--weights", str(path) + name, f"{CODES}.png"]) == 2
+        assert clean(capsys.readouterr().err)
+    model = minires.create_model("resnet8", in_channels=3, num_classes=2)
+    minires.save(tmp_path / "good.npz", model.state_dict())
+    Image.new("RGB", (40, 40)).save(tmp_path / f"{CODES}.png")
+    (tmp_path / "labels").write_text(f"{CODES[:-1]}\nb\n")
+    command = ["predict", "--model", "resnet8", "--weights", str(tmp_path / "good.npz")]
+    command += ["--labels", str(tmp_path / "labels"), str(tmp_path / f"{CODES}.png"), f"{CODES}none.png"]
+    assert cli.main(command) == 2
+    said = capsys.readouterr()
+    assert clean(said.out) and clean(said.err) and said.out.count("\n") == 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names of files")
+def test_codes_in_folders_of_images_and_runs_are_printed_as_text(tmp_path, capsys):
+    for name in ("a", f"{CODES}b"):
+        for i in range(2):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "data" / name / f"{i}.png")
+    (tmp_path / "data" / "a" / f"0.{CODES}").write_text("")
+    with pytest.warns(UserWarning) as warned:
+        minires.data.image_folder(tmp_path / "data")
+    assert clean(str(warned[0].message))
+    (tmp_path / "data" / f"{CODES}c").mkdir()
+    with pytest.raises(minires.DataError) as refused:
+        minires.data.image_folder(tmp_path / "data")
+    assert clean(str(refused.value))
+    run = tmp_path / f"{CODES}run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"model": CODES, "data": "digits", "seed": 0, CODES: CODES}))
+    (run / "metrics.csv").write_text("epoch\n")
+    shutil.copytree(run, tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text(json.dumps({"model": "resnet8", "data": "digits", "seed": 0}))
+    picture = str(tmp_path / "a.png")
+    assert cli.main(["compare", str(run), str(tmp_path / "other"), "--picture", picture]) in (0, 2)
+    said = capsys.readouterr()
+    assert clean(said.out) and "\x1b" not in said.err

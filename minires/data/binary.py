@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from minires.engine.convert import printable_lines
+
 if TYPE_CHECKING:
     from zipfile import ZipFile, ZipInfo
 
@@ -20,11 +22,18 @@ CHUNK = 1 << 20  # bytes asked for at once: memory grows only with what is reall
 DEFLATE = 1032  # times its size: more than this no gzip stream unpacks to
 
 
-class CheckpointError(ValueError):
+class FileError(ValueError):
+    """A file that cannot be read. What its message quotes from the file, or of its name, is made printable."""
+
+    def __init__(self, message: object = ""):
+        super().__init__(printable_lines(message))
+
+
+class CheckpointError(FileError):
     """A file of weights that cannot be read: damaged, of another kind, or asking for what no tensor needs."""
 
 
-class DataError(ValueError):
+class DataError(FileError):
     """A file of images or labels that cannot be read: damaged, cut short, of another kind or of the wrong size."""
 
 

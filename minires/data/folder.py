@@ -13,6 +13,7 @@ from minires.data.binary import DataError
 from minires.data.dataset import ArrayDataset, DataSplit
 from minires.data.images import MEAN, STD, open_image, open_picture, resize_and_crop
 from minires.data.transforms import Normalize
+from minires.engine.convert import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 TRAIN, TESTS = ("train", "training"), ("test", "testing", "val", "valid", "validation")  # in any case; the first counts
@@ -167,9 +168,10 @@ def counted(files: Counter[str]) -> str:
 def warn_of_files(root: str, left_out: Counter[str], folders: list[str]) -> None:
     """Say once what of a folder is not used."""
     if left_out:
-        warnings.warn(f"{root}: left out {counted(left_out)}", stacklevel=3)
+        warnings.warn(printable(f"{root}: left out {counted(left_out)}"), stacklevel=3)
     if folders:
-        warnings.warn(f"{root}: left out the folder {', '.join(name + '/' for name in folders)}", stacklevel=3)
+        names = ", ".join(name + "/" for name in folders)
+        warnings.warn(printable(f"{root}: left out the folder {names}"), stacklevel=3)
 
 
 def parts_of(root: str, names: list[str]) -> tuple[str, str] | None:
