@@ -22,7 +22,7 @@ from test_checkpoint import FOUR, TUPLES, entry, integer, tensor_pickle, text, z
 import minires
 from minires import CheckpointError, cli
 from minires.data.checkpoint import state_dict_of
-from minires.train.prediction import load_model
+from minires.train.prediction import load_model, predict
 
 T = tensor_pickle
 
@@ -387,3 +387,26 @@ def test_codes_in_folders_of_images_and_runs_are_printed_as_text(tmp_path, capsy
     assert cli.main(["compare", str(run), str(tmp_path / "other"), "--picture", picture]) in (0, 2)
     said = capsys.readouterr()
     assert clean(said.out) and "\x1b" not in said.err
+
+
+# ---- Weights that are no numbers ---------------------------------------------------------------------------------
+
+
+def test_weights_that_are_not_numbers_are_said(tmp_path, capsys):
+    """An accuracy would be that of class 0, or of whatever argmax makes of NaN."""
+    model = minires.create_model("resnet8", in_channels=1)
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    state["layer2.0.bn1.weight"][3] = np.nan
+    path = tmp_path / "nan.npz"
+    minires.save(path, state)
+    picture = tmp_path / "confusion.png"
+    arguments = ["eval", "--model", "resnet8", "--weights", str(path), "--data", "digits", "--picture", str(picture)]
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr()
+    assert "accuracy" not in said.out and not picture.exists()
+    assert "layer2.0.bn1.weight" in said.err and "NaN" in said.err and "minires eval:" in said.err
+    model = minires.create_model("resnet8")
+    model.conv1.weight.array[0, 0, 0, 0] = np.inf
+    Image.new("RGB", (40, 40), (200, 100, 50)).save(tmp_path / "a.png")
+    with pytest.raises(FloatingPointError, match=r"conv1\.weight"):
+        predict(model, "resnet8", tmp_path / "a.png", [str(i) for i in range(10)])
