@@ -11,6 +11,7 @@ from contextlib import nullcontext, redirect_stderr, suppress
 from dataclasses import fields
 
 import minires
+from minires.engine.convert import printable, printable_lines
 from minires.exercises import command as exercise_command
 from minires.train import launch
 
@@ -246,10 +247,10 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
 def in_words(error: Exception) -> str:
     """An error's message, of a few lines; for a file that cannot be used its name and why."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+        return printable(f"{error.filename}: {error.strerror}")
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}"
-    lines = [line if len(line) <= 300 else f"{line[:300]} ..." for line in str(error).splitlines()]
+    lines = [line if len(line) <= 300 else f"{line[:300]} ..." for line in printable_lines(error).splitlines()]
     return "\n".join(lines if len(lines) <= 6 else [*lines[:5], f"  ... and {len(lines) - 5} more lines"])
 
 
@@ -333,9 +334,9 @@ def predict(arguments: argparse.Namespace) -> int:
             print(f"minires predict: {in_words(error)}", file=sys.stderr)
             status = 2
             continue
-        print(path)
+        print(printable(path))
         for label, probability in found:
-            print(f"  {probability:7.2%}  {label}")
+            print(f"  {probability:7.2%}  {printable(label)}")
     return status
 
 

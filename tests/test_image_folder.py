@@ -2,6 +2,7 @@
 
 import os
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -207,6 +208,23 @@ def test_links_are_followed_but_not_for_ever(tmp_path):
     (tmp_path / "data" / "a" / "again").symlink_to(tmp_path / "data" / "a")
     split = load_data(tmp_path / "data")
     assert len(split.train) + len(split.test) == 15 and split.classes == ("a", "b", "c")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_folders_that_link_to_each_other_are_each_visited_once(tmp_path):
+    """Ten folders with a link in each to every other: as many ways through them as ten people can stand in a row."""
+    root = tmp_path / "class"
+    for i in range(10):
+        picture(root / f"f{i}" / "0.png")
+        for j in range(10):
+            (root / f"f{i}" / f"a{j}").symlink_to(root / f"f{j}")
+    (root / "a").symlink_to(root / "f3")  # comes before what it links to: the folder itself is taken all the same
+    (root / "elsewhere").symlink_to(tmp_path / "elsewhere")
+    picture(tmp_path / "elsewhere" / "inner" / "0.png")
+    start = time.perf_counter()
+    names = [os.path.relpath(path, root) for path in folder.image_paths(str(root))]
+    assert time.perf_counter() - start < 2
+    assert names == ["elsewhere/inner/0.png"] + [f"f{i}/0.png" for i in range(10)]
 
 
 def test_a_header_that_lies_is_refused_before_memory_is_given(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from minires.data.binary import DataError
 from minires.data.dataset import ArrayDataset, DataSplit
 from minires.data.images import MEAN, STD, open_image, open_picture, resize_and_crop
 from minires.data.transforms import Normalize
+from minires.engine.convert import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 TRAIN, TESTS = ("train", "training"), ("test", "testing", "val", "valid", "validation")  # in any case; the first counts
@@ -92,23 +93,31 @@ def image_paths(folder: str, left_out: Counter[str] | None = None) -> list[str]:
     Args: left_out, counts by their endings the files that are no images; hidden files do not count.
     """
     found: dict[str, list[str]] = {}
-    walk(folder, (), found, Counter() if left_out is None else left_out)
+    walk(folder, found, Counter() if left_out is None else left_out)
     return [os.path.join(place, name) for place in sorted(found) for name in sorted(found[place])]
 
 
-def walk(folder: str, above: tuple[str, ...], found: dict[str, list[str]], left_out: Counter[str]) -> None:
-    """Note the image files of a folder and those below it; links are followed, but not back to where they came from."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    with os.scandir(folder) as entries:
-        inside = list(entries)
-    found[folder] = [entry.name for entry in inside if is_image(entry)]
-    for entry in inside:
-        if entry.is_dir():
-            walk(entry.path, (*above, real), found, left_out)
-        elif not is_image(entry) and not entry.name.startswith("."):
-            left_out[ending(entry)] += 1
+def walk(folder: str, found: dict[str, list[str]], left_out: Counter[str]) -> None:
+    """Note the image files of a folder and those below it, each folder once, by whichever way it is reached first.
+
+    Links are followed when no folder that is no link is left: folders that link to each other have ways without number.
+    """
+    visited: set[str] = set()
+    folders, links = deque([folder]), deque[str]()
+    while folders or links:
+        place = folders.popleft() if folders else links.popleft()
+        real = os.path.realpath(place)
+        if real in visited:
+            continue
+        visited.add(real)
+        with os.scandir(place) as entries:
+            inside = sorted(entries, key=lambda entry: entry.name)
+        found[place] = [entry.name for entry in inside if is_image(entry)]
+        for entry in inside:
+            if entry.is_dir():
+                (links if entry.is_symlink() else folders).append(entry.path)
+            elif not is_image(entry) and not entry.name.startswith("."):
+                left_out[ending(entry)] += 1
 
 
 def ending(entry: os.DirEntry) -> str:
@@ -159,9 +168,10 @@ def counted(files: Counter[str]) -> str:
 def warn_of_files(root: str, left_out: Counter[str], folders: list[str]) -> None:
     """Say once what of a folder is not used."""
     if left_out:
-        warnings.warn(f"{root}: left out {counted(left_out)}", stacklevel=3)
+        warnings.warn(printable(f"{root}: left out {counted(left_out)}"), stacklevel=3)
     if folders:
-        warnings.warn(f"{root}: left out the folder {', '.join(name + '/' for name in folders)}", stacklevel=3)
+        names = ", ".join(name + "/" for name in folders)
+        warnings.warn(printable(f"{root}: left out the folder {names}"), stacklevel=3)
 
 
 def parts_of(root: str, names: list[str]) -> tuple[str, str] | None:

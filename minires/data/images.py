@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minires.data.binary import DataError
+from minires.data.binary import DataError, check_regular
 from minires.data.transforms import Normalize
 
 if TYPE_CHECKING:
@@ -34,9 +33,7 @@ def open_picture(path: str | os.PathLike) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     name = os.fspath(path)
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-        raise DataError(f"{name} is not a file: expected an image, not a pipe, a socket or a device")
+    found = check_regular(path, "an image")
     try:
         image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError as error:

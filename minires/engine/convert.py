@@ -248,3 +248,16 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
     near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.4)
     hint = f": did you mean {near[0]!r}?" if near else "."
     raise ValueError(f"unknown {kind} {name!r}{hint} There are: {', '.join(table)}")
+
+
+def printable(text: Any) -> str:
+    """Text as it may be printed: a code that would move a terminal's cursor, or anything else unseen, as \\x1b.
+
+    Names in files, and names of files, may hold such codes.
+    """
+    return "".join([one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(text)])
+
+
+def printable_lines(text: Any) -> str:
+    """The same for text of several lines, which stay lines."""
+    return "\n".join([printable(line) for line in str(text).split("\n")])

@@ -21,6 +21,11 @@ class Entry(NamedTuple):
     layers: tuple[int, ...]  # blocks a stage
     options: dict[str, Any] = {}
 
+    def widths(self, width: int | None = None) -> list[int]:
+        """The channels of each stage's 3x3 convolutions. Args: width, of the first one; None for the published one."""
+        first = width if width is not None else 64 if self.family == "imagenet" else 16
+        return [first * 2**i for i in range(len(self.layers))]
+
 
 def cifar(depth: int, block: Block = BasicBlock, family: str = "cifar") -> Entry:
     """A row of the CIFAR family: depth 6n + 2 is n blocks in each of three stages.
@@ -91,13 +96,10 @@ def build(entry: Entry, *, width: int | None = None, **options: Any) -> ResNet:
     """
     if entry.family == "imagenet":
         defaults: dict[str, Any] = {"stem": "imagenet", "shortcut": "B", "num_classes": 1000}
-        width = 64 if width is None else width
     else:
         defaults = {"stem": "cifar", "shortcut": "A", "num_classes": 10}
-        width = 16 if width is None else width
     defaults["in_channels"] = INPUTS[entry.family][0]
-    widths = [width * 2**i for i in range(len(entry.layers))]
-    return ResNet(entry.block, entry.layers, widths, **{**defaults, **entry.options, **options})
+    return ResNet(entry.block, entry.layers, entry.widths(width), **{**defaults, **entry.options, **options})
 
 
 def cifar_resnet(depth: int, **options: Any) -> ResNet:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from minires.engine.convert import printable
 from minires.engine.tensor import Tensor
 from minires.kernels.backend import Array
 
@@ -46,11 +47,11 @@ def matched(
             try:
                 arrays[name] = array_for(own[name], given[name])
             except ValueError as error:
-                problems.append(f"{name}: {error}")
+                problems.append(f"{printable(name)}: {error}")
     if strict and missing:
-        problems.append(f"missing keys: {', '.join(missing)}")
+        problems.append(f"missing keys: {', '.join(map(printable, missing))}")
     if strict and unexpected:
-        problems.append(f"unexpected keys: {', '.join(unexpected)}")
+        problems.append(f"unexpected keys: {', '.join(map(printable, unexpected))}")
     if problems:
         raise RuntimeError(f"load_state_dict: {module} was not changed:\n  " + "\n  ".join(problems))
     return arrays, LoadResult(missing, unexpected)
@@ -91,7 +92,7 @@ def translate(state: Mapping[str, Any], own: Mapping[str, Any], rename: Mapping[
                 name = new + name[len(old) :]
                 break
         if name in translated:
-            raise RuntimeError(f"load_state_dict: two entries are both called {name} after renaming")
+            raise RuntimeError(f"load_state_dict: two entries are both called {printable(name)} after renaming")
         translated[name] = value
     return translated
 

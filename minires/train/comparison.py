@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minires.data.binary import CheckpointError
+from minires.engine.convert import printable
 from minires.train.progress import duration
 from minires.train.runs import CONFIG, METRICS
 from minires.train.training import Epoch
@@ -87,9 +88,10 @@ def differing(runs: list[Run]) -> list[str]:
 def table(runs: list[Run]) -> str:
     """The runs as a table for people: where they differ, and what came of each."""
     options = differing(runs)
-    rows = [["run", *[name.replace("_", "-") for name in options], "done", "train loss", "test loss", "test", "time"]]
+    named = [printable(name.replace("_", "-")) for name in options]
+    rows = [["run", *named, "done", "train loss", "test loss", "test", "time"]]
     for run in runs:
-        row = [run.name, *[said(run.config.get(name)) for name in options]]
+        row = [printable(run.name), *[said(run.config.get(name)) for name in options]]
         result = run.config.get("result")
         seconds = result.get("seconds") if isinstance(result, dict) else None
         time = duration(seconds) if isinstance(seconds, (int, float)) else "not finished"
@@ -106,7 +108,7 @@ def table(runs: list[Run]) -> str:
 
 def said(value: Any) -> str:
     """An option as text."""
-    return ",".join(map(str, value)) if isinstance(value, list) else "-" if value is None else str(value)
+    return printable(",".join(map(str, value)) if isinstance(value, list) else "-" if value is None else value)
 
 
 def plot(runs: list[Run], path: str | Path) -> None:

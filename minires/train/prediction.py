@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minires.data import ArrayDataset, DataLoader, load_data
-from minires.data.binary import CheckpointError, DataError
+from minires.data.binary import CheckpointError, DataError, check_regular
 from minires.data.checkpoint import load, read_npz, state_dict_of
 from minires.data.images import normalize, read_image
+from minires.engine.convert import printable
 from minires.engine.modes import no_grad
 from minires.engine.tensor import Tensor
 from minires.models import INPUTS, create_model, model_entry
@@ -48,12 +49,22 @@ def load_model(
 ) -> Module:
     """A network with weights from a file, in evaluation mode; its channels and classes are those of the file.
 
-    Errors: ValueError for an unknown model or a file that is no weights; RuntimeError for weights that do not fit.
+    Errors: ValueError for an unknown model or a file that is no weights (CheckpointError); RuntimeError for weights
+        that do not fit.
     """
+    entry = model_entry(name)
     state = translate(state_dict_of(load(weights)), {}, rename or {})
-    if "fc.weight" in state and state["fc.weight"].ndim == 2:
+    for layer in ("conv1.weight", "fc.weight"):
+        if layer in state and state[layer].numel() == 0:
+            raise CheckpointError(
+                f"{os.fspath(weights)}: {layer} has shape {state[layer].shape}, which holds no number: "
+                f"expected the weights of a {name}"
+            )
+    # A size is the file's where the other sizes are the network's: the network is then not much larger than the file.
+    widths = entry.widths(options.get("width"))
+    if "fc.weight" in state and state["fc.weight"].shape[1:] == (widths[-1] * entry.block.expansion,):
         options.setdefault("num_classes", state["fc.weight"].shape[0])
-    if "conv1.weight" in state and state["conv1.weight"].ndim == 4:
+    if "conv1.weight" in state and state["conv1.weight"].ndim == 4 and state["conv1.weight"].shape[0] == widths[0]:
         options.setdefault("in_channels", state["conv1.weight"].shape[1])
         options.setdefault("stem", "imagenet" if state["conv1.weight"].shape[2] == 7 else "cifar")
     model = create_model(name, **options)
@@ -84,17 +95,33 @@ def sizes_for(name: str) -> tuple[int, int]:
     return (256, 224) if crop == 224 else (crop, crop)
 
 
+def check_outputs(model: Module, outputs: np.ndarray) -> None:
+    """Refuse outputs of which none is the largest.
+
+    Errors: FloatingPointError for NaN, which names the weights that are not finite.
+    """
+    if not np.isnan(outputs).any():
+        return
+    broken = [name for name, value in model.state_dict().items() if not np.isfinite(value.cpu().numpy()).all()]
+    why = (
+        f"{printable(broken[0])} has NaN or infinite values" if broken else "the numbers grow beyond all bounds inside"
+    )
+    raise FloatingPointError(f"the network's outputs are NaN, which are no prediction: {why}; take other weights")
+
+
 @no_grad()
 def predict(model: Module, name: str, path: str | os.PathLike, labels: list[str], top: int = 5) -> list[Prediction]:
     """The most probable classes of an image file, most probable first.
 
-    Errors: as minires.data.images.read_image; ValueError for a model that does not take colour images.
+    Errors: as minires.data.images.read_image; ValueError for a model that does not take colour images;
+        FloatingPointError for one whose outputs are NaN.
     """
     if model.conv1.in_channels != 3:
         raise ValueError(f"{name} takes images of {model.conv1.in_channels} channels, expected 3 (red, green, blue)")
     resize, crop = sizes_for(name)
     pixels = read_image(path, resize, crop)
     probabilities = F.softmax(model(Tensor(pixels[None])), dim=1).numpy()[0]
+    check_outputs(model, probabilities)
     order = np.argsort(-probabilities, kind="stable")[:top]
     return [Prediction(labels[i], float(probabilities[i])) for i in order]
 
@@ -112,6 +139,7 @@ def evaluation_data(name: str) -> ArrayDataset:
             raise
         except ValueError as error:
             raise ValueError(f"{error} (or a .npz file)") from error
+    check_regular(name, "images and labels")
     with open(name, "rb") as file:
         content = file.read()
     try:
@@ -130,13 +158,14 @@ def evaluation_data(name: str) -> ArrayDataset:
 def confusion(model: Module, dataset: ArrayDataset, batch_size: int = 100, device: str = "cpu") -> Evaluation:
     """Count every truth against every prediction, with a progress bar.
 
-    Errors: ValueError for labels that the model has no class for.
+    Errors: ValueError for labels that the model has no class for; FloatingPointError for outputs that are NaN.
     """
     from tqdm.auto import tqdm
 
     matrix = None
     for images, labels in tqdm(DataLoader(dataset, batch_size), desc="evaluating", unit="batch"):
         logits = model(images.to(device)).cpu().numpy()
+        check_outputs(model, logits)
         if matrix is None:
             matrix = np.zeros((logits.shape[1], logits.shape[1]), np.int64)
             wrong = dataset.labels[(dataset.labels < 0) | (dataset.labels >= len(matrix))]

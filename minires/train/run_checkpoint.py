@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minires.data.binary import CheckpointError
+from minires.data.binary import CheckpointError, check_regular
 from minires.data.checkpoint import read_safetensors, to_safetensors, write_whole
 from minires.train.launch import first
 from minires.train.recipes import TrainOptions, check_options, interval
@@ -81,6 +81,7 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
 
     Errors: FileNotFoundError where there is none; CheckpointError, which names the file, for one that is damaged.
     """
+    check_regular(path, "a run's checkpoint", CheckpointError)
     content = Path(path).read_bytes()
     try:
         return decode(content)

@@ -21,6 +21,7 @@ from minires.data import DATASETS, DataSplit, load_data
 from minires.data.binary import CheckpointError
 from minires.data.checkpoint import save, write_whole
 from minires.debug.plots import plot_curves
+from minires.engine.convert import printable
 from minires.kernels.backend import check_device
 from minires.models import create_model
 from minires.nn import Module
@@ -101,7 +102,7 @@ def where_it_stands(folder: Path) -> tuple[TrainOptions, Checkpoint | None]:
         options = options_from(config)
     else:
         options = checkpoint.options
-        print(f"going on with {folder} after step {checkpoint.values.get('step')}")
+        print(printable(f"going on with {folder} after step {checkpoint.values.get('step')}"))
         differ = [name for name, value in as_json(asdict(options)).items() if config.get(name, value) != value]
         if differ:
             print(f"{CONFIG} has another {' and '.join(differ)} than the checkpoint: the checkpoint's holds")
