@@ -126,6 +126,7 @@ def test_both_sides_of_a_kernel_agree(name):
             assert [result.shape for result in results] == [(4, 3, 7, 7)], "dw, and no dx"
 
 
+@pytest.mark.slow
 @needs_torch
 @pytest.mark.parametrize(
     "model, size, training",

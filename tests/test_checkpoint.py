@@ -488,6 +488,7 @@ def test_lists_that_share_lists_stay_small(tmp_path):
 TUPLES = b")" + b"q\x00h\x00\x86" * 60  # a tuple of itself twice, sixty deep: 2^60 items if it were walked over
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pickled",
     [

@@ -44,6 +44,7 @@ def test_every_mistake_is_detected(reports):
     assert not missed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistakes, share", [(SINGLES, 0.95), (DOUBLES, 0.70)], ids=["singles", "doubles"])
 def test_mistakes_are_named(mistakes, share, reports, capsys):
     named = [mistake for mistake in mistakes if is_named(mistake, reports[mistake.name])]

@@ -101,6 +101,7 @@ def test_json(capsys, name, expected):
     assert sum(layer["parameters"] for layer in found["layers"]) == found["parameters"]
 
 
+@pytest.mark.slow
 def test_options_of_the_command(capsys):
     found = json.loads(printed(capsys, "resnet20", "--input", "1x8x6", "--num-classes", "3", "--json"))
     assert found["input"] == [1, 8, 6] and found["layers"][0]["output_shape"] == [1, 16, 8, 6]

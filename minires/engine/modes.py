@@ -162,6 +162,11 @@ def fits(function: Callable, count: int) -> bool:
     return len(required) <= count and (count <= len(positional) or any(p.kind == p.VAR_POSITIONAL for p in parameters))
 
 
+def heading(function: Callable) -> str:
+    """A function's name and the arrays that it takes."""
+    return f"{getattr(function, '__name__', function)}({', '.join(parameters_of(function)[0])})"
+
+
 def checked_pair(operation: str, pair: Any) -> tuple[Callable, Callable]:
     """The shipped pair that a pair of the reader's own stands for.
 
@@ -175,10 +180,10 @@ def checked_pair(operation: str, pair: Any) -> tuple[Callable, Callable]:
     if not fits(pair[0], len(arrays)):
         raise TypeError(
             f"using: the forward of {operation} gets the arrays ({', '.join(arrays)}), None for one that is left out, "
-            f"and its options by keyword: {pair[0]!r} does not take them so"
+            f"and its options by keyword: {heading(pair[0])} does not take them so"
         )
     if not fits(pair[1], 2):
-        raise TypeError(f"using: the backward of {operation} is called as backward(dy, cache): {pair[1]!r} cannot be")
+        raise TypeError(f"using: the backward of {operation} is called as backward(dy, cache): {heading(pair[1])} not")
     return shipped, getattr(kernels, shipped.__name__.removesuffix("forward") + "backward")
 
 
