@@ -71,7 +71,7 @@ def prepare(forward: Callable, backward: Callable, inputs: Sequence, options: di
 def check_inputs(forward: Callable, inputs: Sequence) -> None:
     """Errors: TypeError for what is no Tensor; ValueError for Tensors on two devices."""
     require_tensors(name_of(forward), *inputs)
-    names = parameters_of(forward)[0]
+    names = [name for name in parameters_of(forward)[0] if name != "*"]
     named = [(n or f"tensor {i}", x) for i, (n, x) in enumerate(zip_longest(names, inputs)) if x is not None]
     if len({x.device for _, x in named}) > 1:
         raise ValueError(one_device(name_of(forward), ", ".join(f"{n} {x.shape} on {x.device}" for n, x in named)))
