@@ -18,6 +18,7 @@ from minires import functional as F
 from minires import nn
 
 ROOT = Path(__file__).parent.parent
+HOUSE = Path(minires.__file__).parent.parent  # where the package that runs lies: here, or installed
 TEXT = (ROOT / "minires" / "README.md").read_text()
 
 
@@ -78,8 +79,8 @@ def test_the_path_leads_from_an_addition_to_a_network_that_trains():
 
 def test_no_file_on_the_path_imports_from_above():
     for file, _, _ in PATH:
-        room = room_of(ROOT / file)
-        for other in files_imported(name_of(ROOT / file)):
+        room = room_of(HOUSE / file)
+        for other in files_imported(name_of(HOUSE / file)):
             above = room_of(FILES[other])
             assert above == room or FLOOR[above] > FLOOR[room], f"{file} imports {other}"
 
@@ -113,8 +114,8 @@ def calls_of(function):
 
     def look(frame, event, _):
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(str(ROOT / "minires")):
-            seen.add((os.path.relpath(code.co_filename, ROOT), code.co_name))
+        if event == "call" and code.co_filename.startswith(str(HOUSE / "minires")):
+            seen.add((os.path.relpath(code.co_filename, HOUSE), code.co_name))
 
     before = sys.getprofile()
     sys.setprofile(look)
