@@ -1,4 +1,4 @@
-"""What the engine refuses, and in which words: tensor.py calls these, and reads the same without them."""
+"""What goes into a kernel and what comes out of it, held against the contract; and how anything else is refused."""
 
 from __future__ import annotations
 

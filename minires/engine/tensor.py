@@ -4,9 +4,10 @@
                                           keeps     Node(backward, cache, parents: what made a, what made b)
     y.backward()                          runs      da, db = backward(dy, cache), the newest Node first
 
-That is all of it. What is refused, and in which words, is in armour.py: ``prepare``, ``recorded``, ``ready``,
-``checked``, ``done`` and the others can be stepped over. What is switched on, and who watches, is in modes.py; what
-numbers, lists and arrays become, in convert.py. operators.py and methods.py bind ``+`` and ``.sum()`` to their kernels.
+That is all of it. What goes in and what comes out is held against the contract in armour.py: ``prepare`` chooses the
+kernel (the fast one, or inside ``minires.textbook()`` the one that was named) and opens the Tensors, ``recorded`` lists
+the parents, ``checked`` pairs them with their gradients; all say in words what is wrong, and can be stepped over. What
+is switched on, and who watches, is in modes.py; what numbers and arrays become, in convert.py.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def apply(forward: Callable, backward: Callable, *inputs: Tensor | None, **optio
         run, run_back, arrays = prepare(forward, backward, inputs, options)  # the fast pair, or the reader's own
         y, cache = returned(run(*arrays, **options), run)
     except Exception as error:
-        raise explained(error, forward, inputs)  # noqa: B904  # the error itself, with a note
+        raise explained(error, forward, inputs)  # noqa: B904  # with a note, or in better words
     result = as_tensor(Tensor, y)
     parents = recorded(inputs, result)  # of each input: the Node that made it, the leaf that it is, or None
     if parents:
@@ -127,9 +128,9 @@ class Tensor(Operators):
             self.requires_grad = True
 
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
-        """Leave in .grad of every leaf the gradient of this tensor, added to what is there.
+        """Leave in .grad of every leaf the gradient of this tensor with respect to it, added to what is there.
 
-        Args: gradient, of the loss with respect to this tensor, of its shape (1 where it is a single value);
+        Args: gradient, of the loss with respect to this tensor, of its shape (1, if left out for a single value);
             retain_graph, keep the caches so that backward() can be called again.
         Errors: RuntimeError for a tensor that no gradient flows to, for more than one value without a gradient, and
             for a graph whose caches are freed; ValueError for a gradient of another shape. No leaf is changed then.
@@ -143,14 +144,14 @@ class Tensor(Operators):
         leaves: dict[Tensor, Array] = {}
         try:
             while waiting:
-                node = heappop(waiting)[1]  # the newest: all that used its result are newer still, and were here
+                node = heappop(waiting)[1]  # the newest: whatever adds to its gradient is newer still, and was here
                 ready(node)
                 grads = node.backward(node.grad, node.cache)
                 for parent, grad in checked(node, grads):
                     if isinstance(parent, Tensor):
                         leaves[parent] = add(leaves[parent], grad) if parent in leaves else grad
                     elif parent.grad is not None:
-                        parent.grad = add(parent.grad, grad)  # not in place: another may hold the first one
+                        parent.grad = add(parent.grad, grad)  # not in place: another parent may hold the same array
                     else:
                         parent.grad = grad
                         heappush(waiting, (-parent.number, parent))

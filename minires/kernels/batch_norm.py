@@ -1,7 +1,7 @@
 """Batch normalisation as a textbook prints it: in training by the batch's own statistics, in evaluation by stored ones.
 
-The backward is the chain rule line by line, from the last line of the forward to the first. ``fast/batch_norm.py`` has
-the same pairs as they run by default, proven equal.
+The backward is the chain rule line by line, from the last line of the forward to the first; what was broadcast on the
+way there is summed on the way back. ``fast/batch_norm.py`` has the same pairs as they run by default, proven equal.
 """
 
 from __future__ import annotations

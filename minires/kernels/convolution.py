@@ -18,10 +18,10 @@ def conv2d_loops(x: Array, w: Array, b: Array | None = None, *, stride=1, paddin
     """The convolution as it is defined, one multiplication at a time.
 
     Shapes: x (N, C, H, W), w (O, C/G, KH, KW), b (O,) or None -> y (N, O, OH, OW).
-    Formula: y[n, o, oh, ow] = b[o] + sum over c, kh, kw of w[o, c, kh, kw] x[n, c, h, w], where
-        h = oh SH + kh DH - PH and w = ow SW + kw DW - PW, and x is 0 outside its edges.
+    Formula: y[n, o, oh, ow] = b[o] + sum over c, kh, kw of w[o, c, kh, kw] x[n, first + c, i, j], where
+        i = oh SH + kh DH - PH, j = ow SW + kw DW - PW, first is o's group's first channel; x is 0 outside its edges.
     Errors: as conv2d_size.
-    Source: He et al. 2015 use it throughout; torch.nn.functional.conv2d (a correlation: the kernel is not flipped).
+    Source: torch.nn.functional.conv2d (a correlation: the kernel is not flipped).
     """
     xp = array_module(x)
     N, C, H, W, O, KH, KW, SH, SW, PH, PW, DH, DW, G, OH, OW = conv2d_size(x, w, b, stride, padding, dilation, groups)
@@ -34,10 +34,10 @@ def conv2d_loops(x: Array, w: Array, b: Array | None = None, *, stride=1, paddin
                     for c in range(C // G):
                         for kh in range(KH):
                             for kw in range(KW):
-                                h = oh * SH + kh * DH - PH
-                                w_ = ow * SW + kw * DW - PW
-                                if 0 <= h < H and 0 <= w_ < W:
-                                    y[n, o, oh, ow] += w[o, c, kh, kw] * x[n, first_channel + c, h, w_]
+                                i = oh * SH + kh * DH - PH
+                                j = ow * SW + kw * DW - PW
+                                if 0 <= i < H and 0 <= j < W:
+                                    y[n, o, oh, ow] += w[o, c, kh, kw] * x[n, first_channel + c, i, j]
                     if b is not None:
                         y[n, o, oh, ow] += b[o]
     return y
@@ -72,6 +72,7 @@ def col2im(cols: Array, x_shape: tuple[int, int, int, int], kernel_size, *, stri
 
     Shapes: cols (N*OH*OW, C*KH*KW) -> x (N, C, H, W).
     Formula: x[n, c, h, w] = sum of cols[(n, oh, ow), (c, kh, kw)] over all windows that hold the pixel.
+        One place of the kernel at a time: ``x_padded[:, :, h] += ...`` would count a pixel once that h names twice.
     Errors: ValueError where cols does not have the shape that im2col gives for x_shape.
     Source: Chellapilla et al. 2006; torch.nn.functional.fold.
     """
@@ -106,7 +107,7 @@ def conv2d_forward(
     """Convolution as one matrix product. G is 1 in all but ResNeXt, where each group of channels has its own product.
 
     Shapes: x (N, C, H, W), w (O, C/G, KH, KW), b (O,) or None -> y (N, O, OH, OW).
-    Formula: y = im2col(x) @ w.T + b.
+    Formula: y = im2col(x) @ w.T + b, with w as a matrix (O, C*KH*KW).
     Errors: ValueError or TypeError for sizes, options or dtypes that do not fit.
     Source: Chellapilla et al. 2006; torch.nn.functional.conv2d.
     """

@@ -48,7 +48,7 @@ def cross_entropy_forward(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> tuple[Array, CrossEntropyCache]:
-    """How surprised the logits are by the labels.
+    """Minus the log-probability that the logits give to the labels.
 
     Shapes: logits (N, C), labels (N,) integers -> a scalar (), or (N,) with reduction="none".
     Formula: loss[n] = -(1 - s) log_p[n, labels[n]] - s mean over c of log_p[n, c], s = label_smoothing;
@@ -81,6 +81,9 @@ def cross_entropy_forward(
 
 def cross_entropy_backward(dy: Array, cache: CrossEntropyCache) -> tuple[Array, None]:
     """dlogits[n] = dy weight[n] (softmax[n] - (1 - s) onehot[n] - s / C): what is predicted less what is wanted.
+
+    One kernel with the softmax: d log_p[c] / d logits[k] = (c == k) - p[k], so that the sum over the targets, which are
+    (1 - s) onehot + s / C and sum to 1, gives p - target, and nothing is divided by a p that is nearly 0.
 
     Shapes: dy () or (N,) -> dlogits (N, C), None for the labels.
     """

@@ -1,7 +1,7 @@
 """Max pooling as a textbook prints it, window by window, and the average of a whole feature map.
 
-``fast/pooling.py`` has max pooling as it runs by default, proven equal; averages over windows are in
-``average_pooling.py``.
+``fast/pooling.py`` has max pooling as it runs by default, proven equal (but where NaN meets infinity in one window);
+averages over windows are in ``average_pooling.py``.
 """
 
 from __future__ import annotations

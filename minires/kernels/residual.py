@@ -10,7 +10,7 @@ from minires.kernels.shapes import check_images, pair
 
 
 class ReLUCache(NamedTuple):
-    y: Array  # the output: it is positive exactly where x is, and the next layer keeps it anyway
+    y: Array  # the output: it is positive exactly where x is, and the fast kernel of the next layer keeps it anyway
 
 
 class ShortcutACache(NamedTuple):

@@ -67,7 +67,7 @@ class BasicBlock(Module):
     """
 
     expansion = 1
-    branch_ends_with = "bn2"  # where its weight is 0, the block is the identity
+    branch_ends_with = "bn2"  # with a weight of 0 there, F(x) is 0: zero_init_residual
     residual_add = staticmethod(F.residual_add)  # in a fused network it writes over the branch
 
     def __init__(
@@ -93,9 +93,9 @@ class BasicBlock(Module):
 
 
 class Bottleneck(Module):
-    """A 1x1 convolution that narrows, a 3x3 one, and a 1x1 one that widens to 4 channels, with a shortcut.
+    """A 1x1 convolution that narrows, a 3x3 one, and a 1x1 one that widens to 4 * channels, and a shortcut.
 
-    Shapes: (N, in_channels, H, W) -> (N, 4 channels, ceil(H / stride), ceil(W / stride)).
+    Shapes: (N, in_channels, H, W) -> (N, 4 * channels, ceil(H / stride), ceil(W / stride)).
     Errors: ValueError for a stride_in other than "3x3" and "1x1".
     Source: He et al. 2015, figure 5 right; torchvision.models.resnet.Bottleneck, with its parameter names; groups:
         Xie et al. 2017; width_per_group: Zagoruyko & Komodakis 2016.

@@ -20,8 +20,8 @@ class ResNet(Module):
 
     Args: block, one of the classes of blocks.py and other_blocks.py; layers, how many blocks a stage; widths, the
         channels of each stage's 3x3 convolutions; num_classes; in_channels; stem, "imagenet" (7x7 stride 2 and max
-        pool) or "cifar" (3x3); shortcut, option "A", "B" or "C"; zero_init_residual, start every block as the identity
-        (its last gamma, or with pre-activation its last kernel, is 0); groups and width_per_group, of a Bottleneck
+        pool) or "cifar" (3x3); shortcut, option "A", "B" or "C"; zero_init_residual, start every F(x) at 0 (a block's
+        last gamma, or with pre-activation its last kernel, is 0); groups and width_per_group, of a Bottleneck
         (ResNeXt, wide ResNet); stride_in, the convolution of a Bottleneck that has the stride, "3x3" (v1.5) or "1x1"
         (v1); replace_stride_with_dilation, for each stage but the first, whether to dilate instead of halving the image
         (Bottleneck); include_top, False for the last stage's feature maps instead of logits; final_norm, batch norm and
@@ -79,7 +79,7 @@ class ResNet(Module):
         self.initialise(zero_init_residual, generator)
 
     def initialise(self, zero_init_residual: bool, generator: np.random.Generator | None) -> None:
-        """Kaiming-normal convolutions (fan_out), as He et al. 2015 and torchvision."""
+        """Kaiming-normal convolutions (fan_out, torchvision's choice); zeros where F(x) is to begin at 0."""
         for module in self.modules():
             if isinstance(module, Conv2d):
                 init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)

@@ -19,7 +19,7 @@ from minires.nn.module import Module, Parameter
 
 
 def empty(*shape: int) -> Parameter:
-    """A float32 parameter whose values are still to be drawn."""
+    """A float32 parameter of zeros, to be drawn or left so."""
     return Parameter(np.zeros(shape, np.float32))
 
 

@@ -57,7 +57,7 @@ class Module(Methods):
         return Tensor if name in self.buffer_names else None
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """Assign a parameter, or None, by name. Errors: TypeError for what is none; KeyError for a name in use."""
+        """Assign a parameter, or None, by name. Errors: TypeError for anything else; KeyError for a name in use."""
         check_registration(self, name, parameter, Parameter)
         setattr(self, name, parameter)
 

@@ -10,12 +10,12 @@ from minires.optim.optimizer import Optimizer, launch
 
 
 def plain_step(p: Array, g: Array, lr: float, weight_decay: float) -> None:
-    """A parameter, in place: p = p - lr g, with the weight decay in g."""
+    """A parameter, in place: p = p - lr (g + weight_decay p)."""
     p -= lr * (g + weight_decay * p)
 
 
 def momentum_step(p: Array, g: Array, v: Array, lr: float, momentum: float, weight_decay: float) -> None:
-    """A parameter and its velocity, in place: v = momentum v + g, p = p - lr v."""
+    """A parameter and its velocity, in place: v = momentum v + g + weight_decay p, p = p - lr v."""
     v *= momentum
     v += g + weight_decay * p
     p -= lr * v
@@ -32,7 +32,7 @@ def nesterov_step(p: Array, g: Array, v: Array, lr: float, momentum: float, weig
 class SGD(Optimizer):
     """Moves each of params (Tensors, or dicts with "params" and options of their own) by one of the steps above.
 
-    v starts from 0; from then on v = momentum v + (1 - dampening) g, with g = grad + weight_decay p.
+    The first step sets v = g, with g = grad + weight_decay p; later ones v = momentum v + (1 - dampening) g.
     (A weight that is infinite becomes NaN here even without weight decay.)
     Errors: ValueError for options out of range, for no parameters, and for nesterov without momentum.
     Source: torch.optim.SGD; Sutskever et al. 2013.
