@@ -131,7 +131,7 @@ class textbook(Switch):
     """Inside ``with textbook():`` the kernels that a textbook prints run, in place of the fast ones that equal them.
 
     Slower, and meant to be stepped through. It holds for the thread that enters it; MINIRES_TEXTBOOK=1 in the
-    environment does the same for a whole program. A run that is resumed goes on to the same bits under the same setting.
+    environment does the same for a whole program. A resumed run has the same bits only under the same setting.
     """
 
     field = "kernels"
