@@ -146,8 +146,7 @@ class Tensor(Operators):
             while waiting:
                 node = heappop(waiting)[1]  # the newest: whatever adds to its gradient is newer still, and was here
                 ready(node)
-                grads = node.backward(node.grad, node.cache)
-                for parent, grad in checked(node, grads):
+                for parent, grad in checked(node, node.backward(node.grad, node.cache)):
                     if isinstance(parent, Tensor):
                         leaves[parent] = add(leaves[parent], grad) if parent in leaves else grad
                     elif parent.grad is not None:
