@@ -244,6 +244,7 @@ import numpy as np
 from minires.data import ArrayDataset, DataLoader
 
 def slow(images, generator):
+    time.sleep(0.3)  # both workers are there by then, and the loop waits: one that is being started counts for ever
     os.write(1, b"working\\n")
     time.sleep(0.3)
     return images
